@@ -1,0 +1,116 @@
+"""The autoencoder: RGBA pictures to a small grid of latents and back.
+
+Deep compression (Chen et al. 2024, "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models",
+arXiv:2410.10733): space-to-channel first, so that every convolution runs on a small grid with many channels.
+No normalisation layers, as in TAESD: a decoder of convolutions and ReLU fuses well in every runtime.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    channels: tuple[int, ...] = (96, 192, 320)
+    """Width of each stage, finest grid first; each stage halves the grid."""
+    encoder_blocks: tuple[int, ...] = (1, 2, 2)
+    """Residual blocks of each encoder stage."""
+    decoder_blocks: tuple[int, ...] = (2, 3, 3)
+    """Residual blocks of each decoder stage, finest grid first."""
+    latent_channels: int = 32
+    """Channels of a latent."""
+    patch_px: int = 4
+    """Pixels a side that space-to-channel folds into the first grid."""
+    noise: float = 0.1
+    """Standard deviation of the noise added to latents in training (a fixed posterior)."""
+
+    def __post_init__(self) -> None:
+        if not len(self.channels) == len(self.encoder_blocks) == len(self.decoder_blocks):
+            raise ValueError(
+                f"channels {self.channels}, encoder_blocks {self.encoder_blocks} and decoder_blocks "
+                f"{self.decoder_blocks} must have one entry per stage; give each the same length"
+            )
+
+    @property
+    def reduction(self) -> int:
+        """Pixels a side that one latent position covers."""
+        return int(self.patch_px * 2 ** (len(self.channels) - 1))
+
+
+class Residual(nn.Module):
+    """x + gain · conv(ReLU(conv(ReLU(x)))) with a gain per channel that starts small (De & Smith 2020, SkipInit)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.gain = nn.Parameter(torch.full((channels, 1, 1), 0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gain * self.second(F.relu(self.first(F.relu(x))))
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder; latents are standardised per channel by the buffers `mean` and `std`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, patch_area = config.channels, config.patch_px**2
+        encoder: list[nn.Module] = [nn.PixelUnshuffle(config.patch_px), nn.Conv2d(4 * patch_area, widths[0], 3, padding=1)]
+        for stage, width in enumerate(widths):
+            if stage:
+                encoder += [nn.PixelUnshuffle(2), nn.Conv2d(4 * widths[stage - 1], width, 1)]
+            encoder += [Residual(width) for _ in range(config.encoder_blocks[stage])]
+        self.encoder = nn.Sequential(*encoder, nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1))
+
+        decoder: list[nn.Module] = [nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)]
+        for stage in reversed(range(len(widths))):
+            decoder += [Residual(widths[stage]) for _ in range(config.decoder_blocks[stage])]
+            if stage:
+                decoder += [nn.Conv2d(widths[stage], 4 * widths[stage - 1], 1), nn.PixelShuffle(2)]
+        decoder += [nn.ReLU(), nn.Conv2d(widths[0], 4 * patch_area, 3, padding=1), nn.PixelShuffle(config.patch_px)]
+        self.decoder = nn.Sequential(*decoder)
+
+        self.register_buffer("mean", torch.zeros(config.latent_channels, 1, 1))
+        self.register_buffer("std", torch.ones(config.latent_channels, 1, 1))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 4, H, W) in [-1, 1], premultiplied → standardised latents (B, C, H/r, W/r), r = `config.reduction`."""
+        return (self.encoder(images) - self.mean) / self.std
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Standardised latents (B, C, h, w) → images (B, 4, h·r, w·r), about [-1, 1], premultiplied."""
+        images: Tensor = self.decoder(latents * self.std + self.mean)
+        return images
+
+    def loss(self, images: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Named losses of one batch of images (B, 4, H, W) in [-1, 1], premultiplied; they are summed.
+
+        Reconstruction is L1 and L2 on the premultiplied pixels and on their composition over white, and L1 on the finite
+        differences; `prior` keeps latents near the origin, so that the fixed noise is felt.
+        """
+        z = self.encoder(images)
+        noise = torch.randn(z.shape, generator=rng, dtype=torch.float32)
+        error = (self.decoder(z + self.config.noise * noise.to(z.dtype)).float() - images) / 2
+        over_white = error[:, :3] - error[:, 3:]
+        dx, dy = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
+        return {
+            "l1": error.abs().mean() + over_white.abs().mean(),
+            "l2": 4 * (error.square().mean() + over_white.square().mean()),
+            "gradient": dx.abs().mean() + dy.abs().mean(),
+            "prior": 1e-4 * z.float().square().mean(),
+        }
+
+    @torch.no_grad()
+    def standardise(self, batches: list[Tensor]) -> None:
+        """Set `mean` and `std` from batches of images, each (B, 4, H, W), so that latents have zero mean and unit deviation."""
+        z = torch.cat([self.encoder(images).float() for images in batches])
+        self.mean.copy_(z.mean((0, 2, 3)).reshape(-1, 1, 1))
+        self.std.copy_(z.std((0, 2, 3)).reshape(-1, 1, 1))

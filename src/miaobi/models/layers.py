@@ -1,0 +1,95 @@
+"""Layers that the transformers share."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RMSNorm(nn.Module):
+    """x · gain / sqrt(mean(x²)), over the last axis (Zhang & Sennrich 2019)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.gain.to(x.dtype), 1e-6)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with normalised queries and keys (Henry et al. 2020), over the tokens and an optional context.
+
+    The context's keys and values come ready made from `context`, since they are the same at every sampling step.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.query_norm = RMSNorm(width // heads)
+        self.key_norm = RMSNorm(width // heads)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, N, heads · d) → (B, heads, N, d)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def forward(self, x: Tensor, context: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
+        """x (B, N, width), context keys and values (B, heads, M, d) → (B, N, width).
+
+        `mask` (B, 1, N, N or N + M) is added to the scores: 0 = look, very negative = do not.
+        """
+        query, key, value = (self.split(part) for part in self.qkv(x).chunk(3, dim=-1))
+        query, key = self.query_norm(query), self.key_norm(key)
+        if context is not None:
+            key, value = torch.cat([key, context[0]], dim=2), torch.cat([value, context[1]], dim=2)
+        mixed = F.scaled_dot_product_attention(query, key, value.to(query.dtype), attn_mask=None if mask is None else mask.to(query.dtype))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU (tanh form) between."""
+
+    def __init__(self, width: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, ratio * width)
+        self.down = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(F.gelu(self.up(x), approximate="tanh"))
+        return out
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.mlp = Attention(width, heads), MLP(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, N, width), mask (B, 1, N, N), added to the scores → (B, N, width)."""
+        x = x + self.attention(self.attention_norm(x), mask=mask)
+        out: Tensor = x + self.mlp(self.mlp_norm(x))
+        return out
+
+
+def sinusoid(t: Tensor, width: int) -> Tensor:
+    """Times (B,) in [0, 1] → (B, width): cos and sin of 1000·t at geometric frequencies (Vaswani et al. 2017)."""
+    frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=t.device) / (width // 2))
+    angles = 1000 * t[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """(B, C, H, W) → (B, H/p · W/p, C · p²)."""
+    return F.pixel_unshuffle(x, patch).flatten(2).transpose(1, 2)
+
+
+def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
+    """(B, H/p · W/p, C · p²) → (B, C, H, W)."""
+    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height // patch, width // patch)), patch)

@@ -1,0 +1,113 @@
+"""What a call gives back: the pictures, and the receipt that tells what really ran.
+
+Nothing falls back or is ignored in silence.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from miaobi import images
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one call of `Pipeline.generate` did."""
+
+    prompts: list[str]
+    """The prompts as drawn, after cleaning."""
+    bundle: str
+    """Name and version of the bundle, such as "emoji 0.1.0"."""
+    runtime: str
+    """Such as "onnxruntime 1.20.0"."""
+    device: str
+    dtype: str
+    threads: int
+    """Threads of one operator; 0 = as many as the runtime likes."""
+    style: str
+    tones: list[int]
+    """Skin tone of each prompt, 0 = none, 1 (light) to 5 (dark)."""
+    steps: int
+    sampler: str
+    guidance: float
+    seeds: list[int]
+    """One for each picture, in order."""
+    size_px: int
+    neighbours: list[list[str]]
+    """For each prompt, the pictures of the memory that it was drawn after."""
+    load_ms: float
+    """Loading the bundle, once for each pipeline; not part of `total_ms`."""
+    stages_ms: dict[str, float]
+    total_ms: float
+    peak_memory_bytes: int
+    """The highest resident memory of the process so far."""
+    ignored: list[str] = field(default_factory=list)
+    """What was asked for and had no effect."""
+    fallbacks: list[str] = field(default_factory=list)
+    """What ran otherwise than asked, and why."""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    def __str__(self) -> str:
+        """A table of two columns, for people."""
+        stages = ", ".join(f"{name} {ms:.1f}" for name, ms in self.stages_ms.items())
+        rows = {
+            "prompt": " | ".join(self.prompts),
+            "bundle": self.bundle,
+            "runtime": f"{self.runtime}, {self.device}, {self.dtype}, threads {self.threads or 'auto'}",
+            "sampling": f"{self.sampler}, steps {self.steps}, guidance {self.guidance:g}, {self.size_px} px",
+            "style": self.style + (f", skin tone {self.tones}" if any(self.tones) else ""),
+            "seeds": " ".join(map(str, self.seeds)),
+            "drawn after": " | ".join(", ".join(ids) for ids in self.neighbours),
+            "time": f"{self.total_ms:.1f} ms ({stages}), loading {self.load_ms:.1f} ms",
+            "peak memory": f"{self.peak_memory_bytes / 1e6:.0f} MB",
+            "ignored": "; ".join(self.ignored) or "nothing",
+            "fallbacks": "; ".join(self.fallbacks) or "none",
+        }
+        return "\n".join(f"{name:<11}  {value}" for name, value in rows.items())
+
+
+class Generation(Sequence[Image.Image]):
+    """The pictures of one call, in mode RGBA, in the order of the prompts and of their seeds; and the
+    receipt."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8], receipt: Receipt) -> None:
+        self.pixels = pixels
+        """(N, H, W, 4) uint8, straight alpha."""
+        self.receipt = receipt
+        self._images = images.to_pil(pixels)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Image.Image]: ...
+    def __getitem__(self, index: int | slice) -> Image.Image | list[Image.Image]:
+        return self._images[index]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+
+def peak_memory_bytes() -> int:
+    """The highest resident memory of this process so far, in bytes; 0 where the system does not tell."""
+    try:  # Linux; ru_maxrss would count what a parent held before it started this process
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource  # absent on Windows
+        import sys
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

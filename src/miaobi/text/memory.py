@@ -1,0 +1,280 @@
+"""The retrieval memory: compressed latents of pictures, found by what they are called.
+
+Blattmann et al. 2022, "Retrieval-Augmented Diffusion Models"; Sheynin et al. 2023, "KNN-Diffusion". One rule
+picks the neighbours, in training and at inference: concepts are ranked by the best cosine between the prompt
+and their keys; of the best concept the pictures of the asked skin tone come first, then those of the asked
+style, then by style and position in the memory; the next concepts fill up. Everything is NumPy and works on
+thousands of queries at once.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from miaobi.errors import BundleError, MachineError
+from miaobi.files import atomic_write
+
+Float = npt.NDArray[np.float32]
+Int = npt.NDArray[np.integer[Any]]
+UInt8 = npt.NDArray[np.uint8]
+
+_LEVELS = 16  # 4 bits; level q stands for (q - 7.5) * scale
+_CONCEPTS_SEARCHED = 16
+_CHUNK = 1024
+
+
+class Neighbours(NamedTuple):
+    """What the memory answers for B prompts."""
+
+    latents: Float
+    """(B, k, C, H, W) standardised latents."""
+    styles: npt.NDArray[np.int64]
+    """(B, k) style ids."""
+    entries: npt.NDArray[np.int64]
+    """(B, k) positions in the memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """N pictures of named concepts, with K text keys.
+
+    Attributes:
+        keys: (K, D) float, unit norm text embeddings of names and tags.
+        key_concept: (K,) integer, the concept that a key names.
+        entry_concept, entry_style, entry_tone: (N,) integer, what each picture shows (tone 0 = none, 1..5).
+        latents: (N, C·H·W / 2) uint8, see `pack`.
+        scale: (C,) float32, see `pack`.
+        shape: (C, H, W) of one picture's latents.
+        concepts: {"slug", "label_en", "label_zh"} for each concept.
+        ids: "style/name" of each picture.
+    """
+
+    keys: npt.NDArray[np.floating[Any]]
+    key_concept: Int
+    entry_concept: Int
+    entry_style: Int
+    entry_tone: Int
+    latents: UInt8
+    scale: Float
+    shape: tuple[int, int, int]
+    concepts: Sequence[dict[str, str]]
+    ids: Sequence[str]
+
+    def __post_init__(self) -> None:
+        pictures, values = len(self.ids), int(np.prod(self.shape))
+        for name in ("entry_concept", "entry_style", "entry_tone", "latents"):
+            if len(getattr(self, name)) != pictures:
+                raise BundleError(
+                    f"memory: {len(getattr(self, name))} rows of {name} for {pictures} pictures."
+                )
+        if pictures == 0 or len(self.keys) == 0 or len(self.keys) != len(self.key_concept):
+            raise BundleError(
+                f"memory: {pictures} pictures, {len(self.keys)} keys, {len(self.key_concept)} key concepts."
+            )
+        if self.latents.shape[1] * 2 != values or self.scale.shape != self.shape[:1]:
+            raise BundleError(
+                f"memory: latents {self.latents.shape} and scale {self.scale.shape} do not fit {self.shape}."
+            )
+        for name in ("key_concept", "entry_concept"):
+            concept = getattr(self, name)
+            if concept.min() < 0 or concept.max() >= len(self.concepts):
+                raise BundleError(f"memory: {name} points outside the {len(self.concepts)} concepts.")
+
+    @classmethod
+    def load(
+        cls, tensors: str | os.PathLike[str], names: str | os.PathLike[str], shape: Sequence[int]
+    ) -> "Memory":
+        """Read `memory.safetensors` (keys become float32) and `memory.json`.
+
+        Raises:
+            BundleError: the files are damaged or do not agree.
+            MachineError: they cannot be read.
+        """
+        try:
+            with open(names, encoding="utf-8") as file:
+                text = json.load(file)
+            channels, height, width = shape
+            arrays = load_file(tensors)
+            arrays["keys"] = arrays["keys"].astype(np.float32)
+            return cls(
+                **arrays,
+                shape=(channels, height, width),
+                concepts=text["concepts"],
+                ids=text["ids"],
+            )
+        except (SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise BundleError(
+                f"memory {os.fspath(tensors)!r} cannot be read ({error}); get the bundle again."
+            ) from error
+        except OSError as error:
+            raise MachineError(f"memory {os.fspath(tensors)!r} cannot be read: {error.strerror}.") from error
+
+    def save(self, tensors: str | os.PathLike[str], names: str | os.PathLike[str]) -> None:
+        """Write `memory.safetensors` (keys as float16) and `memory.json`, atomically."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "keys": self.keys.astype(np.float16),
+            "key_concept": self.key_concept.astype(np.int32),
+            "entry_concept": self.entry_concept.astype(np.int32),
+            "entry_style": self.entry_style.astype(np.uint8),
+            "entry_tone": self.entry_tone.astype(np.uint8),
+            "latents": self.latents,
+            "scale": self.scale.astype(np.float32),
+        }
+        with atomic_write(tensors) as file:
+            file.write(save(arrays))
+        text = json.dumps({"concepts": list(self.concepts), "ids": list(self.ids)}, ensure_ascii=False)
+        with atomic_write(names) as file:
+            file.write(text.encode())
+
+    @cached_property
+    def _table(self) -> npt.NDArray[np.int64]:
+        return entry_table(self.entry_concept, len(self.concepts))
+
+    def neighbours(
+        self, embedding: Float, style: Int, tone: Int | int = 0, k: int = 3, exclude: Int | None = None
+    ) -> Neighbours:
+        """The `k` nearest pictures for each prompt.
+
+        Args:
+            embedding: (B, D) unit norm text embeddings.
+            style: (B,) asked style ids.
+            tone: (B,) or one asked skin tone, 0 = none.
+            exclude: (B, E) positions never to return (-1: none), such as the target itself in training.
+        """
+        ranked, _ = rank_concepts(
+            embedding, self.keys, self.key_concept, len(self.concepts), _CONCEPTS_SEARCHED
+        )
+        entries = choose_entries(
+            ranked, self._table, self.entry_style, self.entry_tone, style, tone, k, exclude
+        )
+        return Neighbours(self.unpacked(entries), self.entry_style[entries].astype(np.int64), entries)
+
+    def unpacked(self, entries: Int) -> Float:
+        """Latents (…, C, H, W) float32 of the pictures at positions `entries` (…)."""
+        return unpack(self.latents[entries], self.scale, self.shape)
+
+
+def rank_concepts(
+    embeddings: Float, keys: npt.NDArray[np.floating[Any]], key_concept: Int, n_concepts: int, top: int
+) -> tuple[npt.NDArray[np.int64], Float]:
+    """The `top` concepts for each embedding and their scores: the best cosine over the concept's keys.
+
+    Embeddings (B, D) and keys (K, D) are of unit norm. Scores are rounded to 1e-4 and ties broken by concept
+    number, so that float noise between one query and a batch cannot swap them. Returns (B, top) int64 and (B,
+    top) float32, best first; with fewer than `top` concepts that have keys the width is smaller.
+    """
+    order = np.argsort(key_concept, kind="stable")
+    concepts, starts = np.unique(np.asarray(key_concept)[order], return_index=True)
+    if len(concepts) and not 0 <= concepts[0] <= concepts[-1] < n_concepts:
+        raise ValueError(f"key_concept must lie in 0..{n_concepts - 1}, got {concepts[0]}..{concepts[-1]}")
+    sorted_keys = (keys if (order[:-1] < order[1:]).all() else keys[order]).astype(np.float32, copy=False)
+    top = min(top, len(concepts))
+    ranked, scores = np.empty((len(embeddings), top), np.int64), np.empty((len(embeddings), top), np.float32)
+    for begin in range(0, len(embeddings), _CHUNK):
+        rows = slice(begin, begin + _CHUNK)
+        best = np.maximum.reduceat(np.asarray(embeddings[rows], np.float32) @ sorted_keys.T, starts, axis=1)
+        # an integer that sorts by score first and by concept number second
+        rank = -np.rint(best * 1e4).astype(np.int64) * len(concepts) + np.arange(len(concepts))
+        chosen = np.argpartition(rank, top - 1, axis=1)[:, :top]
+        chosen = np.take_along_axis(chosen, np.take_along_axis(rank, chosen, 1).argsort(axis=1), 1)
+        ranked[rows], scores[rows] = concepts[chosen], np.take_along_axis(best, chosen, 1)
+    return ranked, scores
+
+
+def entry_table(entry_concept: Int, n_concepts: int) -> npt.NDArray[np.int64]:
+    """(n_concepts, most pictures of one concept) positions of each concept's pictures, -1 where there are no
+    more."""
+    order = np.argsort(entry_concept, kind="stable")
+    counts = np.bincount(entry_concept, minlength=n_concepts)
+    column = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table = np.full((n_concepts, max(1, int(counts.max(initial=1)))), -1, np.int64)
+    table[np.asarray(entry_concept)[order], column] = order
+    return table
+
+
+def choose_entries(
+    ranked: Int,
+    table: npt.NDArray[np.int64],
+    entry_style: Int,
+    entry_tone: Int,
+    style: Int,
+    tone: Int | int = 0,
+    k: int = 3,
+    exclude: Int | None = None,
+) -> npt.NDArray[np.int64]:
+    """The neighbour rule: `k` pictures of the ranked concepts (B, top), see the head of this module; (B, k)
+    int64.
+
+    `table` comes from `entry_table`; `style` and `tone` are (B,), `exclude` is (B, E) positions never to
+    return. Where the concepts hold fewer than `k` pictures the best one is repeated.
+
+    Raises:
+        ValueError: a query is left without any picture.
+    """
+    queries = len(ranked)
+    style = np.broadcast_to(np.asarray(style, np.int64).reshape(-1, 1), (queries, 1))
+    tone = np.broadcast_to(np.asarray(tone, np.int64).reshape(-1, 1), (queries, 1))
+    result = np.empty((queries, k), np.int64)
+    for begin in range(0, queries, _CHUNK):
+        rows = slice(begin, begin + _CHUNK)
+        candidates = table[ranked[rows]]  # (b, top, most)
+        rank = np.broadcast_to(np.arange(candidates.shape[1])[None, :, None], candidates.shape)
+        candidates, rank = (part.reshape(len(candidates), -1) for part in (candidates, rank))
+        their_style, their_tone = (
+            entry_style[candidates].astype(np.int64),
+            entry_tone[candidates].astype(np.int64),
+        )
+        cost = rank * 2 + (their_tone != tone[rows])
+        cost = (cost * 2 + (their_style != style[rows])) * 256 + their_style
+        cost = cost * (len(entry_style) + 1) + candidates
+        forbidden = candidates < 0
+        if exclude is not None:
+            forbidden |= (candidates[:, :, None] == exclude[rows, None, :]).any(axis=2)
+        cost[forbidden] = np.iinfo(np.int64).max
+        taken = cost.argsort(axis=1)[:, :k]
+        if forbidden[np.arange(len(taken)), taken[:, 0]].any():
+            raise ValueError("the memory has no picture left for a query; exclude fewer of them")
+        found = np.take_along_axis(candidates, taken, 1)
+        width = found.shape[1]
+        result[rows] = found[:, :1]
+        result[rows, :width] = np.where(np.take_along_axis(forbidden, taken, 1), found[:, :1], found)
+    return result
+
+
+def pack(latents: Float, scale: Float) -> UInt8:
+    """Latents (N, C, H, W) to 4 bits each, (N, C·H·W / 2) uint8: q = round(value / scale + 7.5) clipped to
+    0..15, the first of two values in the low half of a byte. `scale` is (C,) and positive; C·H·W must be
+    even."""
+    levels = (
+        np.rint(latents / scale[:, None, None] + 7.5)
+        .clip(0, _LEVELS - 1)
+        .astype(np.uint8)
+        .reshape(len(latents), -1)
+    )
+    return np.asarray(levels[:, 0::2] | levels[:, 1::2] << 4, dtype=np.uint8)
+
+
+def unpack(packed: UInt8, scale: Float, shape: Sequence[int]) -> Float:
+    """The reverse of `pack`: (…, C·H·W / 2) uint8 to (…, C, H, W) float32, value = (q - 7.5)·scale."""
+    levels = np.stack([packed & (_LEVELS - 1), packed >> 4], axis=-1).reshape(*packed.shape[:-1], *shape)
+    return (levels.astype(np.float32) - 7.5) * scale[:, None, None].astype(np.float32)
+
+
+def best_scale(latents: Float) -> Float:
+    """The (C,) float32 scale per channel of latents (N, C, H, W) with the least squared error after `pack`,
+    of 24 tried."""
+    deviation = np.maximum(latents.std(axis=(0, 2, 3)), 1e-6).astype(np.float32)
+    tried = deviation * np.linspace(0.15, 0.61, 24, dtype=np.float32)[:, None]
+    errors = [
+        np.square(unpack(pack(latents, one), one, latents.shape[1:]) - latents).mean(axis=(0, 2, 3))
+        for one in tried
+    ]
+    return np.asarray(tried[np.argmin(errors, axis=0), np.arange(len(deviation))])

@@ -1,0 +1,39 @@
+"""Training: one command, one recipe file per part. `run` is the only way in."""
+
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+from miaobi.errors import InputError
+
+PARTS = ("text", "autoencoder", "diffusion", "distill", "classifier")
+"""What a recipe's `part` may name; each is a module with `train(recipe, out, resume)`."""
+
+
+def run(recipe_path: Path, out: Path | None = None, resume: bool = False) -> Path:
+    """Train what a TOML recipe describes and return the folder of its weights.
+
+    Args:
+        recipe_path: a file with `part`, `data` and the tables of that part.
+        out: folder of checkpoints, previews and TensorBoard scalars; default `runs/<recipe name>`.
+        resume: go on from the checkpoint in `out`.
+
+    Raises:
+        InputError: the recipe cannot be read, or a value in it is not allowed.
+        TrainingError: the run cannot start or go on.
+    """
+    try:
+        recipe = tomllib.loads(recipe_path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"cannot read recipe {recipe_path}: {error}; see recipes/emoji/ for examples") from error
+    part = recipe.get("part")
+    if part not in PARTS:
+        raise InputError(f"part = {part!r} in {recipe_path}; it must be one of {', '.join(PARTS)}")
+    module = part if part != "classifier" else "miaobi.evaluate.classifier"
+    folder = out or Path("runs") / recipe_path.stem
+    train = import_module(module if "." in module else f"miaobi.train.{module}").train
+    try:
+        train(recipe, folder, resume)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{recipe_path}: {error}; correct the recipe") from error
+    return folder

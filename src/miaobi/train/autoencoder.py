@@ -1,0 +1,105 @@
+"""Trains the autoencoder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from miaobi import images
+from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
+from miaobi.train import loop
+from miaobi.train.data import Dataset, Indices, load_dataset
+from miaobi.train.drive import drive
+
+Float64 = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass
+class AutoencoderTask:
+    """Reconstruction of single pictures, flipped and with swapped colour channels now and then."""
+
+    model: Autoencoder
+    dataset: Dataset
+    train: Indices
+    """Positions of the training pictures."""
+    shares: Float64
+    """Share of each of them in a batch, summing to 1."""
+
+    def batch(self, rng: np.random.Generator, size: int) -> Tensor:
+        pictures = self.dataset.take(rng.choice(self.train, size, p=self.shares))
+        for picture in pictures:
+            if rng.random() < 0.5:
+                picture[:] = picture[..., ::-1].copy()
+            if rng.random() < 0.3:
+                picture[:3] = picture[rng.permutation(3)]
+        return torch.from_numpy(pictures)
+
+    def loss(self, batch: Tensor, rng: torch.Generator) -> Mapping[str, Tensor]:
+        on = next(self.model.parameters()).device
+        return self.model.loss(batch.to(on, memory_format=torch.channels_last), rng)
+
+    def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
+        heldout = self.dataset.split("heldout")
+        real = self.dataset.take(np.random.default_rng(0).permutation(heldout)[:256])
+        drawn = reconstruct(self.model, real)
+        error = (images.over_white(drawn) - images.over_white(real)) / 2
+        psnr = -10 * np.log10(np.maximum(np.square(error).mean((1, 2, 3)), 1e-10))
+        pairs = np.stack([real[:32], drawn[:32]], 1).reshape(-1, *real.shape[1:])
+        return {"psnr": float(psnr.mean())}, images.contact_sheet(images.to_pil(images.to_uint8(pairs)), 16)
+
+
+def reconstruct(model: Autoencoder, pictures: images.Float, batch_size: int = 64) -> images.Float:
+    """Encode and decode pictures (N, 4, H, W) in [-1, 1], premultiplied; fp32."""
+    on = next(model.parameters()).device
+    with torch.no_grad():
+        parts = [
+            model.decode(model.encode(torch.from_numpy(part).to(on, memory_format=torch.channels_last))).cpu().numpy()
+            for part in np.array_split(pictures, max(1, -(-len(pictures) // batch_size)))
+        ]
+    return np.concatenate(parts)
+
+
+def load(folder: Path) -> Autoencoder:
+    """The trained autoencoder in `folder`, in evaluation mode."""
+    weights, recipe = loop.load_model(folder)
+    model = Autoencoder(AutoencoderConfig(**_tuples(recipe.get("model", {}))))
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+
+
+def tone_shares(dataset: Dataset, toned: float) -> tuple[Indices, Float64]:
+    """Positions of the training pictures and their shares, a skin-tone variant counting `toned` of another picture."""
+    train = dataset.split("train")
+    shares = np.array([toned if dataset.records[i].tone else 1.0 for i in train])
+    return train, shares / shares.sum()
+
+
+def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
+    """Train as `recipe` says.
+
+    Besides the tables `model` and `schedule`: `tone_weight`, how much a skin-tone variant counts; `start_from`, a folder of weights
+    to go on from; `decoder_only`, which keeps the encoder and with it the meaning of latents.
+    """
+    dataset = load_dataset(Path(recipe["data"]))
+    model = Autoencoder(AutoencoderConfig(**_tuples(recipe.get("model", {})))).to(loop.device())
+    if "start_from" in recipe:
+        model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
+    decoder_only = recipe.get("decoder_only", False)
+    model.encoder.requires_grad_(not decoder_only)
+    task = AutoencoderTask(model, dataset, *tone_shares(dataset, recipe.get("tone_weight", 0.2)))
+    drive(task, recipe, out, resume)
+    if not decoder_only:
+        best = load(out)
+        sample = np.random.default_rng(0).choice(task.train, min(2048, len(task.train)), replace=False)
+        parts = np.array_split(sample, max(1, len(sample) // 64))
+        best.standardise([torch.from_numpy(dataset.take(part)) for part in parts])
+        loop.save_model(out, best.state_dict(), recipe)

@@ -1,0 +1,143 @@
+"""Few steps without guidance: a student that follows the guided teacher's path in a handful of strides.
+
+The teacher draws many pictures with guidance and small Euler steps; the places where its path crosses the student's few times are kept.
+The student starts from the teacher's weights, walks from the same noise in its own strides and is pulled to those places, errors of its
+earlier strides included. This is progressive distillation (Salimans & Ho 2022, arXiv:2202.00512) in one go, on whole paths, with
+guidance folded in (Meng et al. 2023, arXiv:2210.03142).
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from miaobi import images, sampling
+from miaobi.files import atomic_write
+from miaobi.models.diffusion import Condition, Diffusion
+from miaobi.train import diffusion, loop
+from miaobi.train.drive import drive
+
+_PART = 256  # paths in one file
+
+
+@dataclass(frozen=True)
+class Paths:
+    """N paths of the teacher."""
+
+    points: npt.NDArray[np.float16]
+    """(N, steps + 1, C, h, w): noise first, picture last."""
+    texts: Sequence[str]
+    styles: npt.NDArray[np.int64]
+    """(N,) style ids."""
+    entries: npt.NDArray[np.int64]
+    """(N, K) entries of the memory that were looked at."""
+
+
+def draw_paths(
+    teacher: Diffusion,
+    task: diffusion.DiffusionTask,
+    count: int,
+    steps: int,
+    substeps: int,
+    guidance: float,
+    folder: Path,
+    batch_size: int = 64,
+) -> Paths:
+    """`count` guided paths of the teacher at `steps` + 1 times, each stride made of `substeps` Euler steps.
+
+    Half of them are of training pictures, half of the same concepts in styles taken at random; held-out pairs are never drawn. They are
+    kept in `folder` in parts, so that a stopped run goes on where it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    on = next(teacher.parameters()).device
+    times = sampling.timesteps(steps * substeps)
+    parts = []
+    for number in tqdm(range(-(-count // _PART)), "teacher's paths", unit="part"):
+        path = folder / f"{number:05d}.npz"
+        if not path.exists():
+            rng = np.random.default_rng([7, number])
+            texts, styles, entries = task.requests(rng, _PART)
+            points = []
+            for begin in range(0, _PART, batch_size):
+                rows = slice(begin, begin + batch_size)
+                condition = diffusion.to_device(task.condition(texts[rows], styles[rows], entries[rows]), on)
+                seeds = [number * _PART + begin + row for row in range(len(texts[rows]))]
+                x = diffusion.noises(seeds, teacher.config.latent_shape).to(on)
+                crossed = [x]
+                with loop.autocast(loop.precision("auto", on), on):
+                    for stride in range(steps):
+                        between = times[stride * substeps : (stride + 1) * substeps + 1]
+                        x = teacher.sample(condition, x, between, guidance)
+                        crossed.append(x)
+                points.append(torch.stack(crossed, 1).cpu().numpy().astype(np.float16))
+            buffer = io.BytesIO()
+            np.savez(buffer, points=np.concatenate(points), texts=np.array(texts), styles=styles, entries=entries)
+            with atomic_write(path) as file:
+                file.write(buffer.getbuffer())
+        with np.load(path, allow_pickle=False) as kept:
+            parts.append({name: kept[name] for name in kept.files})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Paths(joined["points"], joined["texts"].tolist(), joined["styles"], joined["entries"])
+
+
+class DistillTask:
+    """The student walks; the loss is how far each of its points is from the teacher's."""
+
+    def __init__(self, model: Diffusion, teacher_task: diffusion.DiffusionTask, paths: Paths) -> None:
+        self.model, self.data, self.paths = model, teacher_task, paths
+        self.times = sampling.timesteps(paths.points.shape[1] - 1)
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Condition]:
+        rows = rng.integers(len(self.paths.texts), size=size)
+        condition = self.data.condition(
+            [self.paths.texts[row] for row in rows], self.paths.styles[rows], self.paths.entries[rows]
+        )
+        return torch.from_numpy(self.paths.points[rows].astype(np.float32)), condition
+
+    def loss(self, batch: tuple[Tensor, Condition], rng: torch.Generator) -> Mapping[str, Tensor]:
+        on = next(self.model.parameters()).device
+        points, condition = batch[0].to(on), diffusion.to_device(batch[1], on)
+        prepared = self.model.prepare(condition)
+        x, losses = points[:, 0], {}
+        for index, t in enumerate(self.times[:-1]):
+            now = torch.full((len(x),), t, device=on)
+            x = x + (self.times[index + 1] - t) * self.model.velocity(x, now, *prepared).float()
+            losses[f"stride_{index + 1}"] = (x - points[:, index + 1]).square().mean()
+        return losses
+
+    def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
+        """Squared distance to the pictures themselves of held-out ones, and a sheet of real and drawn ones."""
+        chosen, condition = self.data.heldout(32)
+        on = next(self.model.parameters()).device
+        noise = diffusion.noises(range(len(chosen)), self.model.config.latent_shape).to(on)
+        drawn = self.model.sample(diffusion.to_device(condition, on), noise, self.times)
+        real = torch.from_numpy(self.data.sources.latents.values[chosen].astype(np.float32)).to(on)
+        shown = torch.stack([real, drawn], 1).flatten(0, 1)
+        sheet = images.contact_sheet(images.to_pil(diffusion.decode(self.data.sources.autoencoder, shown)), 16)
+        return {"latent_error": float((drawn - real).square().mean())}, sheet
+
+
+def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
+    """Distil as `recipe` says.
+
+    Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder; `paths`, how many pictures
+    the teacher draws; `steps` of the student; `substeps` of the teacher in each; `guidance`.
+    """
+    teacher = diffusion.load(Path(recipe["teacher"])).to(loop.device())
+    _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))
+    sources = diffusion.Sources.load({**teacher_recipe, **recipe})
+    task = diffusion.DiffusionTask(teacher, sources, 0.2, 0.4)
+    paths = draw_paths(
+        teacher, task, recipe["paths"], recipe["steps"], recipe["substeps"], recipe["guidance"], out / "paths"
+    )
+    student = diffusion.load(Path(recipe["teacher"])).to(loop.device())
+    saved = {**recipe, "model": teacher_recipe["model"]}
+    drive(DistillTask(student, task, paths), saved, out, resume)

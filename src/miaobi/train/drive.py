@@ -1,0 +1,120 @@
+"""One training run: what `miaobi train` shows and keeps while the loop goes round."""
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from miaobi.images import save_png
+from miaobi.train import loop
+
+CHECKPOINT_EVERY_S = 120
+REPORT_EVERY_S = 300
+
+
+class Reporting(loop.Task, Protocol):
+    """A task that can also say how good it is."""
+
+    def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
+        """Figures on held-out data and a preview sheet, of the averaged weights."""
+
+
+def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -> Mapping[str, float]:
+    """Train `task` as `recipe["schedule"]` says, with a progress bar, TensorBoard scalars, preview grids and checkpoints in `out`.
+
+    Ctrl-C and SIGTERM save and stop. Returns the last report's figures.
+
+    Raises:
+        TrainingError: nothing to resume from, or the loss is not finite.
+    """
+    schedule = loop.Schedule(**recipe["schedule"])
+    state = loop.start(task.model, schedule)
+    state.recipe = recipe
+    if resume:
+        loop.restore(state, out)
+    out.mkdir(parents=True, exist_ok=True)
+    figures: Mapping[str, float] = {}
+    with (
+        SummaryWriter(str(out / "tensorboard"), purge_step=state.step) as writer,
+        tqdm(total=schedule.steps, initial=state.step, unit="step", dynamic_ncols=True, mininterval=1) as bar,
+        stop_signals() as stopping,
+    ):
+
+        def report() -> Mapping[str, float]:
+            with averaged(state):
+                figures, sheet = task.report()
+            for name, value in figures.items():
+                writer.add_scalar(f"heldout/{name}", value, state.step)
+            if sheet is not None:
+                save_png(out / "preview.png", sheet)
+                writer.add_image("preview", np.asarray(sheet.convert("RGB")), state.step, dataformats="HWC")
+            bar.write(f"step {state.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+            return figures
+
+        saved = reported = time.monotonic()
+        for step in loop.fit(task, state, schedule):
+            bar.update()
+            if step.number % 20 == 0:
+                for name, value in step.losses.items():
+                    writer.add_scalar(f"loss/{name}", value, step.number)
+                writer.add_scalar("rate/items_per_s", step.items_per_s, step.number)
+                writer.add_scalar("rate/lr", step.lr, step.number)
+                writer.add_scalar("rate/gradient_norm", step.gradient_norm, step.number)
+                bar.set_postfix(
+                    loss=f"{step.losses['total']:.4f}",
+                    per_s=f"{step.items_per_s:.0f}",
+                    data=f"{step.data_share:.0%}",
+                    refresh=False,
+                )
+            if stopping or time.monotonic() - saved > CHECKPOINT_EVERY_S:
+                loop.save(state, out)
+                saved = time.monotonic()
+            if stopping:
+                bar.write(f"stopped at step {step.number} and saved in {out}; go on with --resume")
+                return figures
+            if time.monotonic() - reported > REPORT_EVERY_S:
+                figures = report()
+                reported = time.monotonic()
+        loop.save(state, out)
+        return report()
+
+
+@contextmanager
+def averaged(state: loop.State) -> Iterator[None]:
+    """The model with its averaged weights, in evaluation mode; the trained ones are put back afterwards."""
+    trained = {name: value.clone() for name, value in state.model.state_dict().items()}
+    state.model.load_state_dict(state.ema)
+    state.model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        state.model.load_state_dict(trained)
+        state.model.train()
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C or SIGTERM arrives; a second Ctrl-C interrupts at once."""
+    arrived: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        if arrived:
+            raise KeyboardInterrupt
+        arrived.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield arrived
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

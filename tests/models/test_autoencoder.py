@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
+
+TINY = AutoencoderConfig(channels=(8, 12), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent_channels=6)
+
+
+def test_shapes_and_reduction() -> None:
+    model = Autoencoder(TINY)
+    latents = model.encode(torch.randn(2, 4, 32, 48))
+    assert TINY.reduction == 8
+    assert latents.shape == (2, 6, 4, 6)
+    assert model.decode(latents).shape == (2, 4, 32, 48)
+
+
+def test_standardise_gives_zero_mean_unit_deviation_and_keeps_pictures() -> None:
+    torch.manual_seed(0)
+    model, pictures = Autoencoder(TINY).eval(), torch.randn(16, 4, 32, 32)
+    with torch.no_grad():
+        before = model.decode(model.encode(pictures))
+        model.standardise([pictures[:8], pictures[8:]])
+        latents = model.encode(pictures)
+        torch.testing.assert_close(model.decode(latents), before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(6), rtol=0, atol=1e-5)
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(6), rtol=0, atol=1e-5)
+
+
+def test_loss_is_a_function_of_the_generator() -> None:
+    torch.manual_seed(0)
+    model, pictures = Autoencoder(TINY), torch.randn(2, 4, 32, 32)
+    one, same, other = (model.loss(pictures, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["l1"], other["l1"])
+
+
+def test_l2_over_white_is_the_error_of_the_composites() -> None:
+    """The loss's own formula for "over white" against composing both pictures."""
+    torch.manual_seed(0)
+    model = Autoencoder(TINY)
+    model.config = AutoencoderConfig(**{**TINY.__dict__, "noise": 0.0})
+    pictures = torch.rand(2, 4, 32, 32) * 2 - 1
+    with torch.no_grad():
+        losses = model.loss(pictures, torch.Generator())
+        drawn = model.decoder(model.encoder(pictures))
+    unit, real = (drawn + 1) / 2, (pictures + 1) / 2
+    composite = [one[:, :3] + 1 - one[:, 3:] for one in (unit, real)]
+    expected = 4 * ((unit - real).square().mean() + (composite[0] - composite[1]).square().mean())
+    torch.testing.assert_close(losses["l2"], expected)
+
+
+def test_stages_must_agree() -> None:
+    with pytest.raises(ValueError, match="one entry per stage"):
+        AutoencoderConfig(channels=(8, 8), encoder_blocks=(1,))

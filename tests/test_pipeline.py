@@ -1,0 +1,153 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import miaobi
+from miaobi import InputError, Pipeline, images, sampling
+from miaobi.pipeline import MAX_IMAGES, MAX_SEED
+from miaobi.runtimes import onnx
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_bundle: Path) -> Pipeline:
+    return miaobi.load(tiny_bundle, threads=1)
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def test_pictures_and_receipt(pipe: Pipeline) -> None:
+    made = pipe.generate("red apple", n=3, seed=7, style="twemoji", steps=2)
+    assert len(made) == 3
+    assert [(one.mode, one.size) for one in made] == [("RGBA", (128, 128))] * 3
+    receipt = made.receipt
+    assert receipt.prompts == ["red apple"]
+    assert (receipt.seeds, receipt.steps, receipt.style) == ([7, 8, 9], 2, "twemoji")
+    assert (receipt.runtime, receipt.device, receipt.threads) == (onnx.runtime_name(), "cpu", 1)
+    assert list(receipt.stages_ms) == ["encode", "retrieve", "context", "sample", "decode"]
+    assert receipt.total_ms == pytest.approx(sum(receipt.stages_ms.values()), abs=0.05)
+    assert receipt.peak_memory_bytes > 10_000_000
+    assert len(receipt.neighbours[0]) == 3
+    assert receipt.neighbours[0][0].startswith("twemoji/")
+    assert (receipt.ignored, receipt.fallbacks) == ([], [])
+    assert json.loads(receipt.to_json())["seeds"] == [7, 8, 9]
+    assert "steps 2" in str(receipt)
+
+
+def test_same_as_the_stages_one_by_one(pipe: Pipeline) -> None:
+    """The pipeline against a plain restatement of its line, straight from the graphs."""
+    features = pipe._encoder(["猫"])
+    found = pipe.memory.neighbours(features.embedding, np.array([4]), 0, 3)
+    context = pipe._context(
+        tokens=features.tokens, mask=features.mask, embedding=features.embedding, style=np.array([4]),
+        neighbours=found.latents, neighbour_style=found.styles,
+    )  # fmt: skip
+    x: Any = np.random.Generator(np.random.Philox(3)).standard_normal((1, 32, 8, 8), np.float32)
+    for t in (1.0, 0.75, 0.5, 0.25):
+        x = x - 0.25 * pipe._denoiser(x=x, t=np.array([t], np.float32), **context)["velocity"]
+    expected = images.to_uint8(pipe._decoder(latents=x)["image"])
+    assert difference(pipe.generate("猫", seed=3).pixels, expected) <= 1
+
+
+@pytest.mark.parametrize("sampler", ["euler", "consistency"])
+def test_a_picture_depends_on_its_prompt_and_seed_alone(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    pipe = miaobi.load(tiny_bundle, threads=1)
+    object.__setattr__(pipe.bundle, "sampler", sampler)
+    many = pipe.generate(["red apple", "猫"], n=9, seed=100).pixels
+    again = pipe.generate(["red apple", "猫"], n=9, seed=100).pixels
+    np.testing.assert_array_equal(many, again)
+    for row, prompt in enumerate(["red apple", "猫"]):
+        for index in (0, 7, 8):
+            alone = pipe.generate(prompt, seed=100 + index).pixels[0]
+            assert difference(alone, many[9 * row + index]) <= 1
+    assert difference(many[0], many[1]) > 20
+    assert difference(many[0], many[9]) > 20
+
+
+def test_style_and_steps_change_the_picture(pipe: Pipeline) -> None:
+    base = pipe.generate("cat", seed=1).pixels
+    assert difference(base, pipe.generate("cat", seed=1, style="noto").pixels) > 5
+    assert difference(base, pipe.generate("cat", seed=1, steps=1).pixels) > 5
+
+
+def test_a_random_seed_is_reported_and_repeats(pipe: Pipeline) -> None:
+    first = pipe.generate("cat")
+    np.testing.assert_array_equal(pipe.generate("cat", seed=first.receipt.seeds[0]).pixels, first.pixels)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["🍎", "👩‍🚀🏽", "Красное яблоко", "تفاحة حمراء", "ส้ม", "‮red‬", "a\x00b", "!?", "7", "猫" * 500]
+)
+def test_unusual_prompts_are_drawn(pipe: Pipeline, prompt: str) -> None:
+    assert pipe.generate(prompt, seed=0).pixels.shape == (1, 128, 128, 4)
+
+
+def test_what_was_not_read_is_reported(pipe: Pipeline) -> None:
+    ignored = pipe.generate("\x07red " + "cat " * 200, seed=0).receipt.ignored
+    assert any("U+0007" in one for one in ignored)
+    assert any("tokens" in one for one in ignored)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": ""}, "is empty"),
+        ({"prompt": "x" * 10_000}, "10000 characters; at most 1000"),
+        ({"prompt": []}, "0 prompts given; give 1 to 64"),
+        ({"prompt": ["cat"] * 9, "n": 8}, "choose n from 1 to 7"),
+        ({"prompt": ["cat"] * 65}, "65 prompts given; give 1 to 64"),
+        ({"n": 0}, f"choose n from 1 to {MAX_IMAGES}"),
+        ({"n": 10_000}, f"choose n from 1 to {MAX_IMAGES}"),
+        ({"seed": -1}, "seed is -1; choose 0 to"),
+        ({"seed": MAX_SEED, "n": 2}, "choose 0 to"),
+        ({"steps": 0}, "choose 1 to 100"),
+        ({"tone": 6}, "choose 0"),
+        ({"style": "fluent-flot"}, "twemoji, fluent, fluent-flat. Did you mean 'fluent-flat'?"),
+        ({"style": "oil painting"}, "the styles are"),
+    ],
+)  # fmt: skip
+def test_bad_input_names_the_value_and_what_is_allowed(
+    pipe: Pipeline, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        pipe.generate(**{"prompt": "cat", **arguments})
+    assert message in str(error.value)
+
+
+def test_largest_seed_is_drawn(pipe: Pipeline) -> None:
+    assert pipe.generate("cat", seed=MAX_SEED).receipt.seeds == [MAX_SEED]
+
+
+def test_progress_counts_every_picture(pipe: Pipeline) -> None:
+    seen: list[int] = []
+    pipe.generate(["cat", "apple"], n=9, seed=0, on_progress=seen.append)
+    assert seen == [8, 1, 8, 1]
+
+
+def test_a_missing_device_falls_back_and_says_so(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    receipt = miaobi.load(tiny_bundle, device="cuda").generate("cat", seed=0).receipt
+    assert receipt.device == "cpu"
+    assert "cuda" in receipt.fallbacks[0]
+    with pytest.raises(InputError, match="choose one of cpu, cuda"):
+        miaobi.load(tiny_bundle, device="tpu")
+    with pytest.raises(InputError, match="choose 1 to 1024"):
+        miaobi.load(tiny_bundle, threads=0)
+
+
+def test_skin_tone_comes_from_the_prompt_or_the_argument(pipe: Pipeline) -> None:
+    made = pipe.generate(["hand: dark skin tone", "手: 较浅肤色", "hand"], seed=0)
+    assert made.receipt.tones == [5, 1, 0]
+    assert pipe.generate("hand: dark skin tone", seed=0, tone=0).receipt.tones == [0]
+
+
+def test_noise_is_the_documented_one(pipe: Pipeline) -> None:
+    drawn = sampling.draw(sampling.generators([5]), pipe.bundle.latent_shape)
+    reference = np.random.Generator(np.random.Philox(5)).standard_normal((32, 8, 8), np.float32)
+    np.testing.assert_array_equal(drawn[0], reference)

@@ -1,0 +1,113 @@
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from miaobi.errors import TrainingError
+from miaobi.train import loop
+
+
+class Line:
+    """y = 2x + 1 from noisy points, with noise from both random sources."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(1, 64), nn.Tanh(), nn.Linear(64, 64), nn.Linear(64, 1))
+        self.broken_at = -1
+        self.calls = 0
+
+    def batch(self, rng: np.random.Generator, size: int) -> Tensor:
+        return torch.from_numpy(rng.standard_normal((size, 1), dtype=np.float32))
+
+    def loss(self, batch: Tensor, rng: torch.Generator) -> Mapping[str, Tensor]:
+        self.calls += 1
+        target = 2 * batch + 1 + 0.01 * torch.randn(batch.shape, generator=rng)
+        scale = float("nan") if self.calls == self.broken_at else 1.0
+        return {"square": scale * (self.model(batch) - target).square().mean()}
+
+
+def schedule(**changes: object) -> loop.Schedule:
+    return loop.Schedule(**{"steps": 30, "batch_size": 16, "lr": 1e-2, "warmup": 5, "precision": "fp32"} | changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_repeats_the_curve_of_one_never_stopped(tmp_path: Path, optimizer: str) -> None:
+    plan = schedule(optimizer=optimizer)
+    whole = Line()
+    straight = [step.losses["total"] for step in loop.fit(whole, loop.start(whole.model, plan), plan)]
+
+    first = Line()
+    state = loop.start(first.model, plan)
+    stopped = [step.losses["total"] for step in islice(loop.fit(first, state, plan), 13)]
+    loop.save(state, tmp_path)
+    second = Line()
+    state = loop.start(second.model, plan)
+    loop.restore(state, tmp_path)
+    rest = [step.losses["total"] for step in loop.fit(second, state, plan)]
+
+    assert stopped + rest == straight
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(second.model.state_dict()[name], value, rtol=0, atol=0)
+    assert straight[-1] < straight[0]
+
+
+def test_the_average_is_an_exponential_moving_average() -> None:
+    plan, line = schedule(steps=4, ema=0.5), Line()
+    state = loop.start(line.model, plan)
+    expected = line.model[0].weight.detach().clone()
+    for step in loop.fit(line, state, plan):
+        decay = min(0.5, step.number / (9 + step.number))
+        expected = decay * expected + (1 - decay) * line.model[0].weight.detach()
+    torch.testing.assert_close(state.ema["0.weight"], expected)
+
+
+def test_rate_warms_up_stays_and_cools_down() -> None:
+    plan = schedule(steps=100, warmup=10, cooldown=0.2)
+    factors = [plan.factor(step) for step in range(100)]
+    assert factors[:10] == pytest.approx([0.1 * n for n in range(1, 11)])
+    assert factors[10:80] == [1.0] * 70
+    assert factors[80:] == pytest.approx([1 - 0.05 * n for n in range(20)])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run() -> None:
+    line = Line()
+    line.broken_at = 3
+    with pytest.raises(TrainingError, match="step 3: losses .*nan.*lower lr"):
+        list(loop.fit(line, loop.start(line.model, schedule()), schedule()))
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    line = Line()
+    loop.save(loop.start(line.model, schedule()), tmp_path)
+    other = loop.start(nn.Linear(2, 2), schedule())
+    with pytest.raises(TrainingError, match="does not fit"):
+        loop.restore(other, tmp_path)
+    with pytest.raises(TrainingError, match="no checkpoint"):
+        loop.restore(other, tmp_path / "nowhere")
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(TrainingError, match="cannot read weights"):
+        loop.load_model(tmp_path)
+
+
+def test_prefetch_keeps_order_and_raises_errors() -> None:
+    assert list(loop.prefetch(iter(range(20)))) == list(range(20))
+
+    def failing() -> Iterator[int]:
+        yield 1
+        raise OSError("gone")
+
+    items = loop.prefetch(failing())
+    assert next(items) == 1
+    with pytest.raises(OSError, match="gone"):
+        next(items)
+
+
+def test_bad_schedule() -> None:
+    with pytest.raises(ValueError, match="batch_size = 0"):
+        schedule(batch_size=0)
+    with pytest.raises(ValueError, match="ema = 1"):
+        schedule(ema=1.0)
