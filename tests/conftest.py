@@ -1,6 +1,7 @@
 """A bundle of tiny made-up graphs that keep the contract of a real one; quick settings for property tests."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,6 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bundle_copy(tmp_path: Path) -> Path:
+def bundle_copy(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A tiny bundle that a test may damage."""
-    return make_bundle(tmp_path / "bundle")
+    return shutil.copytree(tiny_bundle, tmp_path / "bundle")

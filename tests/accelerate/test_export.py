@@ -9,7 +9,9 @@ from miaobi.accelerate.export import Storage, decoder_graph, generator_graphs, t
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
 from miaobi.models.diffusion import Condition, Diffusion, DiffusionConfig
 
-TINY = DiffusionConfig(styles=3, latent_shape=(4, 4, 4), text_width=8, neighbours=2, width=16, depth=2, heads=2)
+TINY = DiffusionConfig(
+    styles=3, latent_shape=(4, 4, 4), text_width=8, neighbours=2, width=16, depth=2, heads=2
+)
 
 
 def session(graph: bytes) -> ort.InferenceSession:
@@ -23,6 +25,7 @@ def test_generator_in_onnx_runtime_against_torch() -> None:
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
     graphs = generator_graphs(model, "fp32")
+    assert not any(b"export.py" in graph or b"site-packages" in graph for graph in graphs.values())
     inputs = {
         "tokens": torch.randn(3, 7, 8),
         "mask": torch.arange(7)[None] < torch.tensor([[7], [2], [0]]),
@@ -47,12 +50,16 @@ def test_generator_in_onnx_runtime_against_torch() -> None:
 @pytest.mark.parametrize(("storage", "tolerance"), [("fp32", 1e-4), ("fp16", 5e-3), ("int8", 5e-2)])
 def test_decoder_in_every_storage_against_torch(storage: Storage, tolerance: float) -> None:
     torch.manual_seed(0)
-    config = AutoencoderConfig(channels=(16, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent_channels=4)
+    config = AutoencoderConfig(
+        channels=(16, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent_channels=4
+    )
     model = Autoencoder(config).eval()
     latents = torch.randn(3, 4, 4, 4)
     with torch.no_grad():
         expected = model.decode(latents).numpy()
-    drawn = session(decoder_graph(model, storage, 4)["decoder.onnx"]).run(None, {"latents": latents.numpy()})[0]
+    drawn = session(decoder_graph(model, storage, 4)["decoder.onnx"]).run(None, {"latents": latents.numpy()})[
+        0
+    ]
     np.testing.assert_allclose(drawn, expected, atol=tolerance * np.abs(expected).max())
 
 

@@ -156,3 +156,11 @@ def test_copying_compares_with_the_real_neighbour_of_another_group() -> None:
     assert found.ratio == pytest.approx([0.1, 1.25, 0, 0.375])
     assert found.share.value == 0.75
     assert found.worst(2).tolist() == [2, 0]
+
+
+def test_ridge_classifier_separates_what_a_line_separates() -> None:
+    rng = np.random.default_rng(12)
+    target = rng.integers(0, 3, 90)
+    features = rng.standard_normal((90, 20)) + 10 * np.eye(20)[target]
+    scores = quality.ridge_classifier(features[:60], target[:60])(features[60:])
+    assert quality.hits(scores, target[60:], 1).all()

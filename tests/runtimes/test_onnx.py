@@ -6,7 +6,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from miaobi.errors import BundleError, InputError, MachineError
-from miaobi.runtimes.onnx import OnnxModel, optimised, pick_device
+from miaobi.runtimes.onnx import OnnxModel, pick_device
 
 
 def feed() -> dict[str, np.ndarray]:
@@ -20,13 +20,6 @@ def test_same_as_the_reference_evaluator(tiny_bundle: Path) -> None:
     assert (model.inputs, model.outputs) == (("latents",), ("image",))
     (expected,) = ReferenceEvaluator(onnx.load(path)).run(None, feed())
     np.testing.assert_allclose(model(**feed())["image"], expected, atol=1e-5)
-
-
-def test_optimised_graphs_draw_the_same(tiny_bundle: Path, tmp_path: Path) -> None:
-    path = tiny_bundle / "decoder.onnx"
-    (tmp_path / "fast.onnx").write_bytes(optimised(path.read_bytes()))
-    fast = OnnxModel(tmp_path / "fast.onnx", threads=1)(**feed())["image"]
-    np.testing.assert_allclose(fast, OnnxModel(path, threads=1)(**feed())["image"], atol=1e-5)
 
 
 def test_inputs_that_a_graph_does_not_know_are_left_out(tiny_bundle: Path) -> None:

@@ -55,6 +55,8 @@ def slow_choice(
         entries = [
             int(one) for one in np.flatnonzero(held.entry_concept == concept) if int(one) not in banned
         ]
+        if concept == ranked[0]:
+            entries = [one for one in entries if held.entry_style[one] != style] or entries
         chosen += sorted(
             entries,
             key=lambda one: (
@@ -148,8 +150,10 @@ def test_files_round_trip(tmp_path: Path) -> None:
     held = make()
     held.save(tmp_path / "memory.safetensors", tmp_path / "memory.json")
     again = Memory.load(tmp_path / "memory.safetensors", tmp_path / "memory.json", SHAPE)
-    for name in ("keys", "key_concept", "entry_concept", "entry_style", "entry_tone", "latents", "scale"):
-        assert getattr(again, name).dtype == (np.float32 if name == "keys" else getattr(held, name).dtype)
+    assert again.keys.dtype == np.float32
+    np.testing.assert_allclose((again.keys * held.keys).sum(axis=1), 1, atol=1e-3)
+    for name in ("key_concept", "entry_concept", "entry_style", "entry_tone", "latents", "scale"):
+        assert getattr(again, name).dtype == getattr(held, name).dtype
         np.testing.assert_array_equal(getattr(again, name), getattr(held, name))
     assert list(again.concepts) == held.concepts
     assert again.ids == held.ids

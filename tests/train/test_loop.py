@@ -31,7 +31,9 @@ class Line:
 
 
 def schedule(**changes: object) -> loop.Schedule:
-    return loop.Schedule(**{"steps": 30, "batch_size": 16, "lr": 1e-2, "warmup": 5, "precision": "fp32"} | changes)  # type: ignore[arg-type]
+    return loop.Schedule(
+        **{"steps": 30, "batch_size": 16, "lr": 1e-2, "warmup": 5, "precision": "fp32"} | changes
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -76,7 +78,7 @@ def test_rate_warms_up_stays_and_cools_down() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     line = Line()
     line.broken_at = 3
-    with pytest.raises(TrainingError, match="step 3: losses .*nan.*lower lr"):
+    with pytest.raises(TrainingError, match=r"step 3: losses .*nan.*lower lr"):
         list(loop.fit(line, loop.start(line.model, schedule()), schedule()))
 
 

@@ -1,11 +1,12 @@
 """PyTorch parts to a bundle of small ONNX graphs.
 
-Weights are stored as int8 with one scale per output channel, or as fp16, and turned back to fp32 by nodes that the runtime folds once
-when it loads the graph: small on disk, and computed in fp32.
+Weights are stored as int8 with one scale per output channel, or as fp16, and turned back to fp32 by nodes
+that the runtime folds once when it loads the graph: small on disk, and computed in fp32.
 """
 
+import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -19,44 +20,22 @@ from torch import Tensor, nn
 from miaobi.bundle import Bundle, write_bundle
 from miaobi.models.autoencoder import Autoencoder
 from miaobi.models.diffusion import Condition, Diffusion
-from miaobi.text.memory import Memory
+from miaobi.text.tokenizer import MAX_TOKENS
 
 Storage = Literal["int8", "fp16", "fp32"]
 OPSET = 23
 _SMALL = 1024  # weights with fewer values stay fp32
 
 
-class _Context(nn.Module):
-    """Diffusion.prepare with plain tensors."""
+class _Method(nn.Module):
+    """One method of a model as a module of its own, for the exporter."""
 
-    def __init__(self, model: Diffusion) -> None:
+    def __init__(self, model: nn.Module, method: Callable[..., Any]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.method = model, method
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return self.model.prepare(Condition(*inputs))
-
-
-class _Denoiser(nn.Module):
-    """Diffusion.velocity."""
-
-    def __init__(self, model: Diffusion) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.model.velocity(*inputs)
-
-
-class _Decoder(nn.Module):
-    """Autoencoder.decode."""
-
-    def __init__(self, model: Autoencoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.model.decode(*inputs)
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.method(*inputs)
 
 
 def generator_graphs(model: Diffusion, storage: Storage = "int8") -> dict[str, bytes]:
@@ -73,21 +52,29 @@ def generator_graphs(model: Diffusion, storage: Storage = "int8") -> dict[str, b
     }
     with torch.no_grad():
         prepared = model.prepare(Condition(*condition.values()))
-    names = ("context_bias", "context_keys", "context_values", "context_mask")
-    step = {"x": torch.randn(count, channels, height, width), "t": torch.rand(count)} | dict(zip(names, prepared, strict=True))
+    names = ("context_bias", "context_place", "context_keys", "context_values", "context_mask")
+    step = {"x": torch.randn(count, channels, height, width), "t": torch.rand(count)} | dict(
+        zip(names, prepared, strict=True)
+    )
     axes = {name: {0: "batch"} for name in (*condition, *step)}
     axes["tokens"] = axes["mask"] = {0: "batch", 1: "length"}
     axes["context_keys"] = axes["context_values"] = axes["context_mask"] = {0: "batch", 3: "context"}
     return {
-        "context.onnx": to_onnx(_Context(model), condition, names, axes, storage),
-        "denoiser.onnx": to_onnx(_Denoiser(model), step, ("velocity",), axes, storage),
+        "context.onnx": to_onnx(
+            _Method(model, lambda *x: model.prepare(Condition(*x))), condition, names, axes, storage
+        ),
+        "denoiser.onnx": to_onnx(_Method(model, model.velocity), step, ("velocity",), axes, storage),
     }
 
 
 def decoder_graph(model: Autoencoder, storage: Storage = "int8", size: int = 8) -> dict[str, bytes]:
     """`decoder.onnx`: standardised latents (B, C, size, size) to pictures."""
     example = {"latents": torch.randn(2, model.config.latent_channels, size, size)}
-    return {"decoder.onnx": to_onnx(_Decoder(model), example, ("image",), {"latents": {0: "batch"}}, storage)}
+    return {
+        "decoder.onnx": to_onnx(
+            _Method(model, model.decode), example, ("image",), {"latents": {0: "batch"}}, storage
+        )
+    }
 
 
 def to_onnx(
@@ -97,9 +84,9 @@ def to_onnx(
     axes: Mapping[str, Mapping[int, str]],
     storage: Storage,
 ) -> bytes:
-    """A module with named inputs as a serialised ONNX graph; `axes` names the axes that may change, by input."""
+    """A module with named inputs as a serialised ONNX graph; `axes` names the axes that may change."""
     module = module.eval().cpu()
-    dynamic = {name: {axis: torch.export.Dim.DYNAMIC for axis in axes.get(name, {})} for name in inputs}
+    dynamic = {name: dict.fromkeys(axes.get(name, {}), torch.export.Dim.DYNAMIC) for name in inputs}
     with TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         path = Path(folder) / "graph.onnx"
@@ -116,15 +103,26 @@ def to_onnx(
             verbose=False,
         )
         graph = onnx.load(str(path))
+    _forget_origin(graph)
     shrink(graph, storage)
     onnx.checker.check_model(graph)
     return bytes(graph.SerializeToString())
 
 
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Drop what the exporter noted about the source code that each node came from, file paths among it."""
+    graph = model.graph
+    del model.metadata_props[:], graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
 def shrink(model: onnx.ModelProto, storage: Storage) -> None:
     """Store the large fp32 weights of a graph as int8 or fp16 in place, with the nodes that turn them back.
 
-    int8 is symmetric with one scale per output channel: axis 0 of a convolution's kernel, the last axis of a matrix.
+    int8 is symmetric with one scale per output channel: axis 0 of a convolution's kernel, the last axis of a
+    matrix.
     """
     if storage == "fp32":
         return
@@ -157,22 +155,41 @@ def _transposed(gemm: onnx.NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in gemm.attribute)
 
 
-def export_bundle(
-    folder: Path,
-    generator: Diffusion,
-    autoencoder: Autoencoder,
-    memory: Memory,
-    text: Path,
-    manifest: Mapping[str, Any],
-    storage: Storage = "int8",
-) -> Bundle:
-    """Write a whole bundle to `folder`; `text` holds `tokenizer.json` and `text.onnx`, `manifest` what `write_bundle` wants."""
+def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
+    """Assemble a bundle from trained parts.
+
+    `recipe` names the folders `generator`, `autoencoder` and `text`, and what the generator was trained on;
+    `storage` of weights; `card`, a JSON file of measured figures (optional); and the table `bundle`, which
+    becomes `bundle.json`.
+
+    Raises:
+        TrainingError: a part has not been trained.
+    """
+    from miaobi.train import diffusion, loop
+
+    generator = diffusion.load(Path(recipe["generator"]))
+    _, trained = loop.load_model(Path(recipe["generator"]))
+    sources = diffusion.Sources.load({**trained, **recipe})
+    storage: Storage = recipe.get("storage", "int8")
+    shape = list(generator.config.latent_shape)
+    card = Path(recipe["card"]) if "card" in recipe else None
+    manifest = {
+        **recipe["bundle"],
+        "family": "diffusion",
+        "size_px": shape[1] * sources.autoencoder.config.reduction,
+        "latent": {"shape": shape},
+        "styles": list(sources.dataset.styles),
+        "text": {"max_tokens": MAX_TOKENS, "dim": generator.config.text_width},
+        "neighbours": generator.config.neighbours,
+        "card": json.loads(card.read_text(encoding="utf-8")) if card and card.exists() else {},
+    }
+    text = Path(recipe["text"])
     with TemporaryDirectory() as temporary:
         tensors, names = Path(temporary) / "memory.safetensors", Path(temporary) / "memory.json"
-        memory.save(tensors, names)
+        sources.memory.save(tensors, names)
         files: dict[str, bytes | Path] = {
             **generator_graphs(generator, storage),
-            **decoder_graph(autoencoder, storage, generator.config.latent_shape[1]),
+            **decoder_graph(sources.autoencoder, storage, shape[1]),
             tensors.name: tensors,
             names.name: names,
             "tokenizer.json": text / "tokenizer.json",

@@ -7,6 +7,7 @@ part in their training.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class Judge(nn.Module):
 
     def __init__(self, classes: int, frozen_blocks: int = 3, scale: float = 20.0) -> None:
         super().__init__()
+        if not 0 <= frozen_blocks <= _TAPS[0]:
+            raise ValueError(f"frozen_blocks = {frozen_blocks} must lie in 0 to {_TAPS[0]}")
         self.backbone, self.frozen_blocks, self.scale = Backbone(), frozen_blocks, scale
         network = self.backbone.network
         network._conv_stem.requires_grad_(False)
@@ -49,26 +52,28 @@ class Judge(nn.Module):
     def features(self, rgb: Tensor) -> Tensor:
         """Unit features (B, 2976): five depths with equal weight."""
         network = self.backbone.network
-        with torch.no_grad(), loop.autocast(loop.precision("auto", rgb.device), rgb.device):
+        fast = loop.precision("auto" if self.training else "fp32", rgb.device)
+        with torch.no_grad(), loop.autocast(fast, rgb.device):
             x = network._swish(network._conv_stem(self.backbone.normed(rgb)))
             for block in network._blocks[: self.frozen_blocks]:
                 x = block(x)
-        x, parts = x.float(), []
+        parts: list[Tensor] = []
+        x = x.float()
         for index, block in enumerate(network._blocks[self.frozen_blocks :], self.frozen_blocks):
             x = block(x)
             if index in _TAPS:
                 parts.append(F.adaptive_avg_pool2d(x.float(), 2).flatten(1))
         parts.append(network._swish(network._conv_head(x)).float().mean(dim=(2, 3)))
-        return torch.cat([F.normalize(part, dim=1) for part in parts], dim=1) / len(parts) ** 0.5
+        joined = torch.cat([F.normalize(part, dim=1) for part in parts], dim=1)
+        return joined / math.sqrt(len(parts))
 
     def forward(self, rgb: Tensor) -> Tensor:
-        return self.scale * self.features(rgb).float() @ F.normalize(self.head, dim=1).T
+        scores: Tensor = self.scale * self.features(rgb).float() @ F.normalize(self.head, dim=1).T
+        return scores
 
 
 def augment(rgb: Tensor, rng: np.random.Generator) -> Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] over white, each moved, scaled, turned, blurred and recoloured a
-    little.
-    """
+    """Pictures (B, 3, H, W) over white in [0, 1], moved, scaled, turned, blurred and recoloured a little."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.from_numpy(rng.uniform(low, high, (len(rgb), *shape)).astype(np.float32))
@@ -120,7 +125,7 @@ class JudgeTask:
     def report(self) -> tuple[Mapping[str, float], None]:
         plain = np.array([i for i in self.train if not self.dataset.records[i].tone])
         sample = np.random.default_rng(0).choice(plain, min(len(plain), 1000), replace=False)
-        figures = {}
+        figures: dict[str, float] = {}
         for name, chosen in (("", heldout_pairs(self.dataset)), ("train_", sample)):
             scores = classify(self.model, self.dataset.images, chosen)
             figures |= {f"{name}top{k}": float(hits(scores, self.labels[chosen], k).mean()) for k in (1, 5)}

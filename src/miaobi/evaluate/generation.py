@@ -55,15 +55,26 @@ class Bench:
         return labels(self.dataset, self.concepts)
 
     @cached_property
+    def style_scores(self) -> Callable[[quality.Floating], quality.Floating]:
+        """Features (n, 1280) to scores (n, styles) of what they look like, learned from training pictures."""
+        train = np.array([i for i in self.plain if self.dataset.records[i].split == "train"])
+        features = dataset_features(self.dataset, self.extractor)[train]
+        return quality.ridge_classifier(features, self.dataset.style_ids()[train])
+
+    @cached_property
     def real(self) -> "Measured":
         """The real held-out pictures."""
         return self.measure(self.dataset.images[self.pairs], self.pairs)
 
     def measure(self, pixels: UInt8, like: Indices) -> "Measured":
         """Features and judgement of pictures that should show what the data set shows at `like`."""
-        scores, target = classify(self.judge, pixels), self.labels[like]
+        scores, target, features = classify(self.judge, pixels), self.labels[like], self.extractor(pixels)
         return Measured(
-            pixels, self.extractor(pixels), quality.hits(scores, target, 1), quality.hits(scores, target, 5)
+            pixels,
+            features,
+            quality.hits(scores, target, 1),
+            quality.hits(scores, target, 5),
+            quality.hits(self.style_scores(features), self.dataset.style_ids()[like], 1),
         )
 
     def draw(self, draw: Draw, like: Indices, prompts: Sequence[str]) -> UInt8:
@@ -88,6 +99,8 @@ class Measured:
     features: npt.NDArray[np.float32]
     top1: quality.Bool
     top5: quality.Bool
+    style: quality.Bool
+    """Whether it looks like its style."""
 
 
 def evaluate_autoencoder(reconstruct: Reconstruct, dataset: Dataset) -> Figures:
@@ -108,9 +121,8 @@ def evaluate_names(
     Beside them stand the real pictures, the autoencoder's reconstructions and a teacher.
     """
     real, pairs = bench.real, bench.pairs
-    figures: Figures = {
-        f"real/top{k}": quality.mean_figure(hit) for k, hit in ((1, real.top1), (5, real.top5))
-    }
+    hits = {"top1": real.top1, "top5": real.top5, "style": real.style}
+    figures: Figures = {f"real/{name}": quality.mean_figure(hit) for name, hit in hits.items()}
     found: dict[str, Measured] = {}
     for language in ("en", "zh"):
         made = found[language] = bench.measure(bench.draw(draw, pairs, bench.names(pairs, language)), pairs)
@@ -141,6 +153,7 @@ def _against(made: Measured, real: Measured, name: str) -> Figures:
         f"{name}/top5": quality.mean_figure(made.top5),
         f"{name}/top1_share_of_real": quality.ratio_figure(made.top1, real.top1),
         f"{name}/top5_share_of_real": quality.ratio_figure(made.top5, real.top5),
+        f"{name}/style": quality.mean_figure(made.style),
         f"{name}/fid": quality.bootstrap_normal(quality.frechet_distance, made.features, real.features),
         f"{name}/kid": quality.kernel_distance(made.features, real.features),
     }
@@ -148,7 +161,8 @@ def _against(made: Measured, real: Measured, name: str) -> Figures:
 
 def _fid_ratio(top: Measured, bottom: Measured, real: Measured) -> Figure:
     def ratio(a: quality.Float32, b: quality.Float32, c: quality.Float32) -> float:
-        return quality.frechet_distance(a, c) / quality.frechet_distance(b, c)
+        below = quality.frechet_distance(b, c)
+        return quality.frechet_distance(a, c) / below if below else float("nan")
 
     return quality.bootstrap_normal(ratio, top.features, bottom.features, real.features)
 

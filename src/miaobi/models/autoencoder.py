@@ -1,8 +1,9 @@
 """The autoencoder: RGBA pictures to a small grid of latents and back.
 
-Deep compression (Chen et al. 2024, "Deep Compression Autoencoder for Efficient High-Resolution Diffusion Models",
-arXiv:2410.10733): space-to-channel first, so that every convolution runs on a small grid with many channels.
-No normalisation layers, as in TAESD: a decoder of convolutions and ReLU fuses well in every runtime.
+Deep compression (Chen et al. 2024, "Deep Compression Autoencoder for Efficient High-Resolution Diffusion
+Models", arXiv:2410.10733): space-to-channel first, so that every convolution runs on a small grid with many
+channels. No normalisation layers, as in TAESD: a decoder of convolutions and ReLU fuses well in every
+runtime.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ class AutoencoderConfig:
     """Residual blocks of each encoder stage."""
     decoder_blocks: tuple[int, ...] = (2, 3, 3)
     """Residual blocks of each decoder stage, finest grid first."""
+    decoder_channels: tuple[int, ...] = ()
+    """Width of each decoder stage where the decoder is to be lighter than the encoder; empty: `channels`."""
     latent_channels: int = 32
     """Channels of a latent."""
     patch_px: int = 4
@@ -28,20 +31,21 @@ class AutoencoderConfig:
     """Standard deviation of the noise added to latents in training (a fixed posterior)."""
 
     def __post_init__(self) -> None:
-        if not len(self.channels) == len(self.encoder_blocks) == len(self.decoder_blocks):
+        decoder = self.decoder_channels or self.channels
+        if not len(self.channels) == len(self.encoder_blocks) == len(decoder) == len(self.decoder_blocks):
             raise ValueError(
-                f"channels {self.channels}, encoder_blocks {self.encoder_blocks} and decoder_blocks "
-                f"{self.decoder_blocks} must have one entry per stage; give each the same length"
+                f"channels {self.channels}, encoder_blocks {self.encoder_blocks}, decoder {decoder}, "
+                f"decoder_blocks {self.decoder_blocks} differ in length; give one entry per stage"
             )
 
     @property
     def reduction(self) -> int:
         """Pixels a side that one latent position covers."""
-        return int(self.patch_px * 2 ** (len(self.channels) - 1))
+        return self.patch_px << (len(self.channels) - 1)
 
 
 class Residual(nn.Module):
-    """x + gain · conv(ReLU(conv(ReLU(x)))) with a gain per channel that starts small (De & Smith 2020, SkipInit)."""
+    """x + gain · conv(ReLU(conv(ReLU(x)))), a small gain per channel at the start (De & Smith 2020)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -50,11 +54,18 @@ class Residual(nn.Module):
         self.gain = nn.Parameter(torch.full((channels, 1, 1), 0.2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.gain * self.second(F.relu(self.first(F.relu(x))))
+        out: Tensor = x + self.gain * self.second(F.relu(self.first(F.relu(x))))
+        return out
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder; latents are standardised per channel by the buffers `mean` and `std`."""
+    """Encoder and decoder; latents are standardised by the buffers `mean`, one per channel, and `std`, one
+    for all.
+
+    Channels keep their relative scale on purpose: the decoder's pixels answer about equally to one unit of
+    any of them, so that a generator's squared error stays close to squared error in pixels (measured,
+    docs/log.md).
+    """
 
     mean: Tensor
     std: Tensor
@@ -63,27 +74,39 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         widths, patch_area = config.channels, config.patch_px**2
-        encoder: list[nn.Module] = [nn.PixelUnshuffle(config.patch_px), nn.Conv2d(4 * patch_area, widths[0], 3, padding=1)]
+        encoder: list[nn.Module] = [
+            nn.PixelUnshuffle(config.patch_px),
+            nn.Conv2d(4 * patch_area, widths[0], 3, padding=1),
+        ]
         for stage, width in enumerate(widths):
             if stage:
                 encoder += [nn.PixelUnshuffle(2), nn.Conv2d(4 * widths[stage - 1], width, 1)]
             encoder += [Residual(width) for _ in range(config.encoder_blocks[stage])]
         self.encoder = nn.Sequential(*encoder, nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1))
 
+        widths = config.decoder_channels or widths
         decoder: list[nn.Module] = [nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)]
         for stage in reversed(range(len(widths))):
             decoder += [Residual(widths[stage]) for _ in range(config.decoder_blocks[stage])]
             if stage:
                 decoder += [nn.Conv2d(widths[stage], 4 * widths[stage - 1], 1), nn.PixelShuffle(2)]
-        decoder += [nn.ReLU(), nn.Conv2d(widths[0], 4 * patch_area, 3, padding=1), nn.PixelShuffle(config.patch_px)]
+        decoder += [
+            nn.ReLU(),
+            nn.Conv2d(widths[0], 4 * patch_area, 3, padding=1),
+            nn.PixelShuffle(config.patch_px),
+        ]
         self.decoder = nn.Sequential(*decoder)
 
         self.register_buffer("mean", torch.zeros(config.latent_channels, 1, 1))
-        self.register_buffer("std", torch.ones(config.latent_channels, 1, 1))
+        self.register_buffer("std", torch.ones(()))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 4, H, W) in [-1, 1], premultiplied → standardised latents (B, C, H/r, W/r), r = `config.reduction`."""
-        return (self.encoder(images) - self.mean) / self.std
+        """Images (B, 4, H, W) in [-1, 1], premultiplied → standardised latents (B, C, h, w).
+
+        h and w are H and W divided by `config.reduction`.
+        """
+        latents: Tensor = (self.encoder(images) - self.mean) / self.std
+        return latents
 
     def decode(self, latents: Tensor) -> Tensor:
         """Standardised latents (B, C, h, w) → images (B, 4, h·r, w·r), about [-1, 1], premultiplied."""
@@ -93,8 +116,8 @@ class Autoencoder(nn.Module):
     def loss(self, images: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Named losses of one batch of images (B, 4, H, W) in [-1, 1], premultiplied; they are summed.
 
-        Reconstruction is L1 and L2 on the premultiplied pixels and on their composition over white, and L1 on the finite
-        differences; `prior` keeps latents near the origin, so that the fixed noise is felt.
+        Reconstruction is L1 and L2 on the premultiplied pixels and on their composition over white, and L1 on
+        the finite differences; `prior` keeps latents near the origin, so that the fixed noise is felt.
         """
         z = self.encoder(images)
         noise = torch.randn(z.shape, generator=rng, dtype=torch.float32)
@@ -110,7 +133,9 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def standardise(self, batches: list[Tensor]) -> None:
-        """Set `mean` and `std` from batches of images, each (B, 4, H, W), so that latents have zero mean and unit deviation."""
+        """Set `mean` and `std` from batches of images, each (B, 4, H, W): channels of zero mean, unit
+        variance on average.
+        """
         z = torch.cat([self.encoder(images).float() for images in batches])
         self.mean.copy_(z.mean((0, 2, 3)).reshape(-1, 1, 1))
-        self.std.copy_(z.std((0, 2, 3)).reshape(-1, 1, 1))
+        self.std.copy_(z.var((0, 2, 3)).mean().sqrt())

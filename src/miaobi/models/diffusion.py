@@ -1,11 +1,17 @@
-"""The generator: a rectified-flow transformer on latents, conditioned on text, style and retrieved neighbours.
+"""The generator: a rectified-flow transformer on latents, conditioned on text, style and retrieved
+neighbours.
 
-Rectified flow: Liu et al. 2022 (arXiv:2209.03003); logit-normal times: Esser et al. 2024 (arXiv:2403.03206); retrieval: Blattmann et
-al. 2022 (arXiv:2204.11824); adaLN-zero: Peebles & Xie 2023, with one shared projection as in PixArt-α (arXiv:2310.00426).
+Rectified flow: Liu et al. 2022 (arXiv:2209.03003); logit-normal times: Esser et al. 2024 (arXiv:2403.03206);
+retrieval: Blattmann et al. 2022 (arXiv:2204.11824); adaLN-zero: Peebles & Xie 2023, with one shared
+projection as in PixArt-α (arXiv:2310.00426). The network predicts the clean latents and the velocity follows
+from them (Li & He 2025, arXiv:2511.13720): a token holds as many values as half the width of the transformer,
+too many to carry noise through it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +45,8 @@ class DiffusionConfig:
         _, height, width = self.latent_shape
         if height % self.patch or width % self.patch or self.width % self.heads:
             raise ValueError(
-                f"patch = {self.patch} must divide the latent size {height}x{width}, and heads = {self.heads} the width "
-                f"{self.width}"
+                f"patch = {self.patch} must divide the latent size {height}x{width}, heads = {self.heads} "
+                f"the width {self.width}"
             )
 
     @property
@@ -67,7 +73,9 @@ class Condition:
     """Style indices, int64 (B, K); `styles` stands for "no neighbour"."""
 
     def drop(self, text: Tensor, neighbours: Tensor, style: Tensor, none: int) -> "Condition":
-        """Without text, neighbours or style where the bool tensors (B,) are True; `none` is the index that stands for no style."""
+        """Without text, neighbours or style where the bool tensors (B,) are True; `none` is the index that
+        stands for no style.
+        """
         return Condition(
             self.text,
             self.mask & ~text[:, None],
@@ -84,13 +92,17 @@ class Condition:
 
 
 class DenoiserBlock(nn.Module):
-    """Attention over picture and context, then an MLP, both modulated by time, style and pooled text (adaLN-zero)."""
+    """Attention over picture and context, then an MLP, both modulated by time, style and pooled text
+    (adaLN-zero).
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attention, self.mlp = Attention(width, heads), MLP(width)
         self.context = nn.Linear(width, 2 * width)
-        self.modulation = nn.Parameter(torch.randn(6, width) * 0.02 + torch.tensor([0.0, 1, 0, 0, 1, 0])[:, None])
+        self.modulation = nn.Parameter(
+            torch.randn(6, width) * 0.02 + torch.tensor([0.0, 1, 0, 0, 1, 0])[:, None]
+        )
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Context (B, M, width) → keys and values (B, heads, M, width / heads), the same at every step."""
@@ -98,7 +110,9 @@ class DenoiserBlock(nn.Module):
         return self.attention.key_norm(key), value
 
     def forward(self, x: Tensor, shared: Tensor, context: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """x (B, N, width), shared modulation (B, 1, 6 · width), context keys and values, mask (B, 1, N, N + M)."""
+        """x (B, N, width), shared modulation (B, 1, 6 · width), context keys and values, mask (B, 1, N, N +
+        M).
+        """
         modulation = shared + self.modulation.flatten()
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=-1)
         h = F.layer_norm(x, x.shape[-1:]) * scale + shift
@@ -106,6 +120,10 @@ class DenoiserBlock(nn.Module):
         h = F.layer_norm(x, x.shape[-1:]) * mlp_scale + mlp_shift
         out: Tensor = x + mlp_gate * self.mlp(h)
         return out
+
+
+SMALLEST_TIME = 0.05
+"""Times below count as this one where the velocity is worked out from clean latents."""
 
 
 class Diffusion(nn.Module):
@@ -125,6 +143,7 @@ class Diffusion(nn.Module):
         self.pooled = nn.Linear(config.text_width, width)
         self.context_blocks = nn.ModuleList([Block(width, config.heads) for _ in range(config.context_depth)])
         self.context_norm = nn.LayerNorm(width)
+        self.aligned = nn.Linear(config.neighbours * width, width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList([DenoiserBlock(width, config.heads) for _ in range(config.depth)])
@@ -136,18 +155,22 @@ class Diffusion(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def prepare(self, condition: Condition) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def prepare(self, condition: Condition) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Everything about a picture that no step changes.
 
         Returns:
             bias: (B, width), style and pooled text, to be added to the time.
+            place: (B, tokens, width), position and what the neighbours show there, for the picture's tokens.
             keys, values: (B, depth, heads, M, width / heads), M = L + K · tokens.
             mask: (B, 1, tokens, tokens + M), added to the scores: 0 or very negative.
         """
         config, batch = self.config, condition.style.shape[0]
-        tokens = patchify(condition.neighbours.flatten(0, 1), config.patch).unflatten(0, (batch, -1))
-        place = self.neighbour_position + (self.rank[:, None] + self.style[condition.neighbour_style][:, :, None])
-        neighbours = (self.neighbour(tokens) + place).flatten(1, 2)
+        tokens = patchify(condition.neighbours.flatten(0, 1), config.patch)
+        tokens = tokens.reshape(batch, config.neighbours, config.tokens, -1)
+        where = self.neighbour_position + (
+            self.rank[:, None] + self.style[condition.neighbour_style][:, :, None]
+        )
+        neighbours = (self.neighbour(tokens) + where).flatten(1, 2)
         context = torch.cat([self.text(condition.text), neighbours], dim=1)
         present = (condition.neighbour_style != config.styles).repeat_interleave(config.tokens, dim=1)
         mask = (torch.cat([condition.mask, present], dim=1).float() - 1)[:, None, None] * 1e4
@@ -155,34 +178,50 @@ class Diffusion(nn.Module):
         for block in self.context_blocks:
             context = block(context, inner)
         context = self.context_norm(context)
-        pairs = [block.keys_values(context) for block in self.blocks]
+        # what each neighbour shows at a place, side by side; nothing where there is no neighbour
+        shown = context[:, -present.shape[1] :] * present[..., None]
+        shown = shown.reshape(batch, config.neighbours, config.tokens, -1).transpose(1, 2).flatten(2)
+        place = self.position + self.aligned(shown)
+        pairs = [cast(DenoiserBlock, block).keys_values(context) for block in self.blocks]
         keys, values = (torch.stack(list(part), dim=1) for part in zip(*pairs, strict=True))
         outer = F.pad(mask, (config.tokens, 0)).expand(-1, -1, config.tokens, -1)
-        return self.style[condition.style] + self.pooled(condition.embedding), keys, values, outer
+        return self.style[condition.style] + self.pooled(condition.embedding), place, keys, values, outer
 
-    def velocity(self, x: Tensor, t: Tensor, bias: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    def velocity(
+        self, x: Tensor, t: Tensor, bias: Tensor, place: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+    ) -> Tensor:
         """x_t (B, C, h, w) at times t (B,) in (0, 1], and what `prepare` gave → velocity (B, C, h, w)."""
         config = self.config
         vector = F.silu(self.time(sinusoid(t, config.width)) + bias)
         shared = self.modulation(vector)[:, None]
-        h = self.input(patchify(x, config.patch)) + self.position
+        h = self.input(patchify(x, config.patch)) + place
         for index, block in enumerate(self.blocks):
             h = block(h, shared, (keys[:, index], values[:, index]), mask)
         shift, scale = self.output_modulation(vector)[:, None].chunk(2, dim=-1)
         out = self.output(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)
-        return unpatchify(out, config.patch, *config.latent_shape[1:])
+        x_0 = unpatchify(out, config.patch, *config.latent_shape[1:])
+        # x_t = (1 - t) x_0 + t noise and velocity = noise - x_0, so velocity = (x_t - x_0) / t
+        return (x - x_0) / t.clamp(min=SMALLEST_TIME)[:, None, None, None]
 
     def loss(self, latents: Tensor, condition: Condition, rng: torch.Generator) -> dict[str, Tensor]:
-        """Flow-matching loss of standardised latents (B, C, h, w): |velocity(x_t, t) - (noise - x_0)|², t logit-normal."""
+        """Flow-matching loss of standardised latents (B, C, h, w): |velocity(x_t, t) - (noise - x_0)|², t
+        logit-normal.
+        """
         noise = torch.randn(latents.shape, generator=rng).to(latents.device)
-        t = torch.sigmoid(torch.randn(len(latents), generator=rng)).to(latents.device)
+        t = (
+            torch.sigmoid(0.3 + torch.randn(len(latents), generator=rng))
+            .clamp(min=SMALLEST_TIME)
+            .to(latents.device)
+        )
         weight = t[:, None, None, None]
         x_t = (1 - weight) * latents + weight * noise
         error = self.velocity(x_t, t, *self.prepare(condition)).float() - (noise - latents)
         return {"flow": error.square().mean()}
 
     @torch.no_grad()
-    def sample(self, condition: Condition, noise: Tensor, times: Sequence[float], guidance: float = 1.0) -> Tensor:
+    def sample(
+        self, condition: Condition, noise: Tensor, times: Sequence[float], guidance: float = 1.0
+    ) -> Tensor:
         """Euler steps from `noise` (B, C, h, w) along `times`, from 1 down to 0 → latents (B, C, h, w).
 
         Guidance above 1 runs the condition and its absence in one batch (Ho & Salimans 2022).
@@ -191,7 +230,7 @@ class Diffusion(nn.Module):
         both = [condition, condition.nothing(self.config.styles)] if guided else [condition]
         prepared = [torch.cat(part) for part in zip(*(self.prepare(one) for one in both), strict=True)]
         x = noise
-        for t, following in zip(times[:-1], times[1:], strict=True):
+        for t, following in pairwise(times):
             now = torch.full((len(x) * len(both),), t, device=x.device)
             v = self.velocity(x.repeat(len(both), 1, 1, 1), now, *prepared).float()
             if guided:

@@ -19,9 +19,11 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with normalised queries and keys (Henry et al. 2020), over the tokens and an optional context.
+    """Multi-head attention with normalised queries and keys (Henry et al. 2020), over the tokens and an
+    optional context.
 
-    The context's keys and values come ready made from `context`, since they are the same at every sampling step.
+    The context's keys and values come ready made from `context`, since they are the same at every sampling
+    step.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -34,9 +36,11 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(B, N, heads · d) → (B, heads, N, d)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
-    def forward(self, x: Tensor, context: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """x (B, N, width), context keys and values (B, heads, M, d) → (B, N, width).
 
         `mask` (B, 1, N, N or N + M) is added to the scores: 0 = look, very negative = do not.
@@ -45,7 +49,9 @@ class Attention(nn.Module):
         query, key = self.query_norm(query), self.key_norm(key)
         if context is not None:
             key, value = torch.cat([key, context[0]], dim=2), torch.cat([value, context[1]], dim=2)
-        mixed = F.scaled_dot_product_attention(query, key, value.to(query.dtype), attn_mask=None if mask is None else mask.to(query.dtype))
+        mixed = F.scaled_dot_product_attention(
+            query, key, value.to(query.dtype), attn_mask=None if mask is None else mask.to(query.dtype)
+        )
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -79,7 +85,9 @@ class Block(nn.Module):
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
-    """Times (B,) in [0, 1] → (B, width): cos and sin of 1000·t at geometric frequencies (Vaswani et al. 2017)."""
+    """Times (B,) in [0, 1] → (B, width): cos and sin of 1000·t at geometric frequencies (Vaswani et al.
+    2017).
+    """
     frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=t.device) / (width // 2))
     angles = 1000 * t[:, None].float() * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -92,4 +100,5 @@ def patchify(x: Tensor, patch: int) -> Tensor:
 
 def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
     """(B, H/p · W/p, C · p²) → (B, C, H, W)."""
-    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height // patch, width // patch)), patch)
+    grid = tokens.transpose(1, 2).reshape(len(tokens), -1, height // patch, width // patch)
+    return F.pixel_shuffle(grid, patch)

@@ -32,23 +32,6 @@ def pick_device(device: str) -> tuple[str, list[str]]:
     return "cpu", [f"device {device}: this onnxruntime has no {_PROVIDERS[device]}, ran on cpu"]
 
 
-def optimised(graph: bytes) -> bytes:
-    """The graph after constant folding and operator fusion, which makes it load in about half the time.
-
-    For export: the result still runs on any CPU, and loading it again applies what is particular to this one.
-    """
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = os.path.join(folder, "optimised.onnx")
-        ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        with open(options.optimized_model_filepath, "rb") as file:
-            return file.read()
-
-
 class OnnxModel:
     """One graph; call it with its inputs by name, get its outputs by name.
 

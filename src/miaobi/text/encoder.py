@@ -28,7 +28,8 @@ class TextEncoder:
 
     Args:
         tokenizer: path of tokenizer.json.
-        model: runs text.onnx: called with ids (B, L) int64 and mask (B, L) bool by name, it returns the outputs by name.
+        model: runs text.onnx: called with ids (B, L) int64 and mask (B, L) bool by name, it returns the
+        outputs by name.
     """
 
     def __init__(self, tokenizer: str | os.PathLike[str], model: Callable[..., dict[str, Any]]) -> None:

@@ -2,9 +2,10 @@
 
 Blattmann et al. 2022, "Retrieval-Augmented Diffusion Models"; Sheynin et al. 2023, "KNN-Diffusion". One rule
 picks the neighbours, in training and at inference: concepts are ranked by the best cosine between the prompt
-and their keys; of the best concept the pictures of the asked skin tone come first, then those of the asked
-style, then by style and position in the memory; the next concepts fill up. Everything is NumPy and works on
-thousands of queries at once.
+and their keys; of each concept the pictures of the asked skin tone come first, then those of the asked style,
+then by style and position in the memory; the next concepts fill up. Pictures of the best concept in the asked
+style itself are left out where the concept exists in another style: the generator is to draw a thing in a
+style from what others made of it, not to copy. Everything is NumPy and works on thousands of queries at once.
 """
 
 import json
@@ -92,7 +93,7 @@ class Memory:
     def load(
         cls, tensors: str | os.PathLike[str], names: str | os.PathLike[str], shape: Sequence[int]
     ) -> "Memory":
-        """Read `memory.safetensors` (keys become float32) and `memory.json`.
+        """Read `memory.safetensors` (keys become float32 of unit norm again) and `memory.json`.
 
         Raises:
             BundleError: the files are damaged or do not agree.
@@ -103,7 +104,8 @@ class Memory:
                 text = json.load(file)
             channels, height, width = shape
             arrays = load_file(tensors)
-            arrays["keys"] = arrays["keys"].astype(np.float32)
+            keys = arrays["keys"].astype(np.float32)
+            arrays["keys"] = keys / np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), 1e-8)
             return cls(
                 **arrays,
                 shape=(channels, height, width),
@@ -118,9 +120,10 @@ class Memory:
             raise MachineError(f"memory {os.fspath(tensors)!r} cannot be read: {error.strerror}.") from error
 
     def save(self, tensors: str | os.PathLike[str], names: str | os.PathLike[str]) -> None:
-        """Write `memory.safetensors` (keys as float16) and `memory.json`, atomically."""
+        """Write `memory.safetensors` (keys as int8, each to its range) and `memory.json`, atomically."""
+        keys = self.keys.astype(np.float32)
         arrays: dict[str, npt.NDArray[Any]] = {
-            "keys": self.keys.astype(np.float16),
+            "keys": np.rint(127 * keys / np.abs(keys).max(axis=1, keepdims=True)).astype(np.int8),
             "key_concept": self.key_concept.astype(np.int32),
             "entry_concept": self.entry_concept.astype(np.int32),
             "entry_style": self.entry_style.astype(np.uint8),
@@ -238,6 +241,8 @@ def choose_entries(
         forbidden = candidates < 0
         if exclude is not None:
             forbidden |= (candidates[:, :, None] == exclude[rows, None, :]).any(axis=2)
+        best, asked = (rank == 0) & ~forbidden, their_style == style[rows]
+        forbidden |= best & asked & (best & ~asked).any(axis=1, keepdims=True)
         cost[forbidden] = np.iinfo(np.int64).max
         taken = cost.argsort(axis=1)[:, :k]
         if forbidden[np.arange(len(taken)), taken[:, 0]].any():

@@ -1,7 +1,7 @@
 """Text to token ids without any library: reads a Hugging Face `tokenizers` file that holds a Unigram model.
 
-Kudo 2018, "Subword Regularization": a segment is cut where the sum of its pieces' log-probabilities is greatest (Viterbi).
-Characters that are in no piece become their UTF-8 bytes.
+Kudo 2018, "Subword Regularization": a segment is cut where the sum of its pieces' log-probabilities is
+greatest (Viterbi). Characters that are in no piece become their UTF-8 bytes.
 """
 
 import json
@@ -22,13 +22,16 @@ WORD = "▁"
 """Stands before a word of a script that puts spaces between words."""
 
 _UNKNOWN_PENALTY = 10.0  # what `tokenizers` subtracts from the smallest score for a character in no piece
-_DROPPED = "\u200d\ufe0e\ufe0f" + "".join(map(chr, range(0x1F3FB, 0x1F400)))  # joiners, variation selectors, skin tones
+_DROPPED = "\u200d\ufe0e\ufe0f" + "".join(
+    map(chr, range(0x1F3FB, 0x1F400))
+)  # joiners, variation selectors, skin tones
 _SEGMENT = re.compile(r"[㐀-鿿豈-﫿]+|\d|[^\W\d_㐀-鿿豈-﫿]+(?:'[^\W\d_㐀-鿿]+)*|[^\s]")
 
 
 @cache
 def _characters() -> dict[int, str | None]:
-    """What `str.translate` needs to write traditional characters as simplified ones and to drop invisible ones."""
+    """What `str.translate` needs to write traditional characters as simplified ones and to drop invisible
+    ones."""
     traditional, simplified = (Path(__file__).parent / "hanzi.txt").read_text("utf-8").split()
     table: dict[int, str | None] = dict(zip(map(ord, traditional + "’"), simplified + "'", strict=True))
     table.update(dict.fromkeys(map(ord, _DROPPED)))
@@ -38,7 +41,8 @@ def _characters() -> dict[int, str | None]:
 def normalise(text: str) -> list[str]:
     """The segments of a text that pieces never cross: "Red 貓!" -> ["▁red", "猫", "!"].
 
-    Unicode NFKC, lower case, traditional characters written as simplified ones; skin tones are left to `prompt.skin_tone`.
+    Unicode NFKC, lower case, traditional characters written as simplified ones; skin tones are left to
+    `prompt.skin_tone`.
     """
     plain = unicodedata.normalize("NFKC", text).lower().translate(_characters())
     return [
@@ -58,7 +62,8 @@ class Tokenizer:
     pad, start = 0, 2
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises BundleError where the file is damaged or of another kind, MachineError where it cannot be read."""
+        """Raises BundleError where the file is damaged or of another kind, MachineError where it cannot be
+        read."""
         try:
             text = Path(path).read_text("utf-8")
         except OSError as error:
@@ -69,13 +74,15 @@ class Tokenizer:
             model = json.loads(text)["model"]
             if model["type"] != "Unigram" or not model["byte_fallback"]:
                 raise BundleError(
-                    f"tokenizer {os.fspath(path)!r} has a {model['type']} model; only Unigram with bytes is read."
+                    f"tokenizer {os.fspath(path)!r} has a {model['type']} model; only Unigram is read"
                 )
             vocabulary = [(str(piece), float(score)) for piece, score in model["vocab"]]
             self.pieces = {piece: i for i, (piece, _) in enumerate(vocabulary)}
             self._bytes = [self.pieces[f"<0x{value:02X}>"] for value in range(256)]
         except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"tokenizer {os.fspath(path)!r} is damaged ({error!r}); get the bundle again.") from error
+            raise BundleError(
+                f"tokenizer {os.fspath(path)!r} is damaged ({error!r}); get the bundle again."
+            ) from error
         self.size = len(vocabulary)
         special = {self.pad, 1, self.start, *self._bytes}
         self._scores = {piece: score for i, (piece, score) in enumerate(vocabulary) if i not in special}
@@ -90,14 +97,19 @@ class Tokenizer:
         return ids
 
     def batch(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], list[int]]:
-        """ids (B, L) int64 padded with 0, mask (B, L) bool, and how many tokens of each text were cut off (L ≤ 32)."""
+        """ids (B, L) int64 padded with 0, mask (B, L) bool, and how many tokens of each text were cut off (L
+        ≤ 32)."""
         encoded = [self.encode(text) for text in texts]
         length = min(MAX_TOKENS, max(map(len, encoded), default=1))
         ids = np.full((len(encoded), length), self.pad, np.int64)
         for row, tokens in zip(ids, encoded, strict=True):
             row[: len(tokens)] = tokens[:length]
         lengths = np.array([min(len(tokens), length) for tokens in encoded], np.int64)
-        return ids, np.arange(length) < lengths[:, None], [max(0, len(tokens) - MAX_TOKENS) for tokens in encoded]
+        return (
+            ids,
+            np.arange(length) < lengths[:, None],
+            [max(0, len(tokens) - MAX_TOKENS) for tokens in encoded],
+        )
 
     def _segment(self, segment: str) -> list[int]:
         """The best cut of one segment: best[i] = max over j of best[j] + score(segment[j:i])."""
@@ -118,5 +130,9 @@ class Tokenizer:
             end = begin[end]
         ids = []
         for piece in reversed(cuts):
-            ids += [self.pieces[piece]] if piece in self._scores else [self._bytes[value] for value in piece.encode()]
+            ids += (
+                [self.pieces[piece]]
+                if piece in self._scores
+                else [self._bytes[value] for value in piece.encode()]
+            )
         return ids

@@ -3,6 +3,7 @@
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from miaobi.errors import InputError
 
@@ -22,10 +23,7 @@ def run(recipe_path: Path, out: Path | None = None, resume: bool = False) -> Pat
         InputError: the recipe cannot be read, or a value in it is not allowed.
         TrainingError: the run cannot start or go on.
     """
-    try:
-        recipe = tomllib.loads(recipe_path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"cannot read recipe {recipe_path}: {error}; see recipes/emoji/ for examples") from error
+    recipe = read_recipe(recipe_path)
     part = recipe.get("part")
     if part not in PARTS:
         raise InputError(f"part = {part!r} in {recipe_path}; it must be one of {', '.join(PARTS)}")
@@ -37,3 +35,11 @@ def run(recipe_path: Path, out: Path | None = None, resume: bool = False) -> Pat
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{recipe_path}: {error}; correct the recipe") from error
     return folder
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The TOML recipe at `path`; `InputError` where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"cannot read recipe {path}: {error}; see recipes/emoji/ for examples") from error

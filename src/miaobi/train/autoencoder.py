@@ -58,7 +58,9 @@ def reconstruct(model: Autoencoder, pictures: images.Float, batch_size: int = 64
     on = next(model.parameters()).device
     with torch.no_grad():
         parts = [
-            model.decode(model.encode(torch.from_numpy(part).to(on, memory_format=torch.channels_last))).cpu().numpy()
+            model.decode(model.encode(torch.from_numpy(part).to(on, memory_format=torch.channels_last)))
+            .cpu()
+            .numpy()
             for part in np.array_split(pictures, max(1, -(-len(pictures) // batch_size)))
         ]
     return np.concatenate(parts)
@@ -77,7 +79,9 @@ def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tone_shares(dataset: Dataset, toned: float) -> tuple[Indices, Float64]:
-    """Positions of the training pictures and their shares, a skin-tone variant counting `toned` of another picture."""
+    """Positions of the training pictures and their shares, a skin-tone variant counting `toned` of another
+    picture.
+    """
     train = dataset.split("train")
     shares = np.array([toned if dataset.records[i].tone else 1.0 for i in train])
     return train, shares / shares.sum()
@@ -86,15 +90,19 @@ def tone_shares(dataset: Dataset, toned: float) -> tuple[Indices, Float64]:
 def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     """Train as `recipe` says.
 
-    Besides the tables `model` and `schedule`: `tone_weight`, how much a skin-tone variant counts; `start_from`, a folder of weights
-    to go on from; `decoder_only`, which keeps the encoder and with it the meaning of latents.
+    Besides the tables `model` and `schedule`: `tone_weight`, how much a skin-tone variant counts; `encoder`,
+    a folder of trained weights whose encoder is kept as it is, and with it the meaning of latents: only a new
+    decoder is trained.
     """
     dataset = load_dataset(Path(recipe["data"]))
     model = Autoencoder(AutoencoderConfig(**_tuples(recipe.get("model", {})))).to(loop.device())
-    if "start_from" in recipe:
-        model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
-    decoder_only = recipe.get("decoder_only", False)
-    model.encoder.requires_grad_(not decoder_only)
+    decoder_only = "encoder" in recipe
+    if decoder_only:
+        weights, _ = loop.load_model(Path(recipe["encoder"]))
+        model.load_state_dict(
+            {k: v for k, v in weights.items() if not k.startswith("decoder.")}, strict=False
+        )
+        model.encoder.requires_grad_(False)
     task = AutoencoderTask(model, dataset, *tone_shares(dataset, recipe.get("tone_weight", 0.2)))
     drive(task, recipe, out, resume)
     if not decoder_only:

@@ -7,21 +7,35 @@ import numpy as np
 from miaobi.train.colours import COLOURS
 from miaobi.train.data import Record
 
-TONES_EN = ("", "light skin tone", "medium-light skin tone", "medium skin tone", "medium-dark skin tone", "dark skin tone")
+TONES_EN = (
+    "",
+    "light skin tone",
+    "medium-light skin tone",
+    "medium skin tone",
+    "medium-dark skin tone",
+    "dark skin tone",
+)
 TONES_ZH = ("", "较浅肤色", "中等-浅肤色", "中等肤色", "中等-深肤色", "较深肤色")
 _FRAMES_EN = ("{}", "{}", "a {}", "an emoji of a {}", "a cute {}", "a picture of a {}", "{} icon")
 _FRAMES_ZH = ("{}", "{}", "一个{}", "{}的图标", "可爱的{}", "画一个{}", "{}表情")
 
 
 def caption(
-    record: Record, colour: str | None, heldout_tags: Mapping[str, Mapping[str, str]], rng: np.random.Generator
+    record: Record,
+    colour: str | None,
+    heldout_tags: Mapping[str, Mapping[str, str]],
+    rng: np.random.Generator,
 ) -> str:
-    """A caption of a picture, half of them Chinese: its name three times in four, otherwise a keyword that is not held back.
+    """A caption of a picture, half of them Chinese: its name three times in four, otherwise a keyword that is
+    not held back.
 
-    `colour` (one of COLOURS) is said before the name, and a skin tone after it.
+    `colour` (one of COLOURS) is said before the name, and a skin tone after it (unless two people differ in
+    it).
     """
     chinese = bool(record.label_zh) and rng.random() < 0.5
-    label, tags, language = (record.label_zh, record.tags_zh, "zh") if chinese else (record.label_en, record.tags_en, "en")
+    label, tags, language = (
+        (record.label_zh, record.tags_zh, "zh") if chinese else (record.label_en, record.tags_en, "en")
+    )
     allowed = [tag for tag in tags if tag != heldout_tags.get(record.concept, {}).get(language)]
     name = allowed[rng.integers(len(allowed))] if allowed and rng.random() < 0.25 else label
     if colour is not None:
@@ -30,6 +44,6 @@ def caption(
         name = (word + ("的" if word.endswith("色") else "") + name) if chinese else f"{word} {name}"
     frames = _FRAMES_ZH if chinese else _FRAMES_EN
     text = frames[rng.integers(len(frames))].format(name)
-    if record.tone:
+    if record.tone and not record.tones:
         text += f"，{TONES_ZH[record.tone]}" if chinese else f", {TONES_EN[record.tone]}"
     return text

@@ -1,7 +1,7 @@
 """Trains the generator on latents, with captions, styles and retrieved neighbours."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from miaobi.train.colours import COLOURS
 from miaobi.train.data import Dataset, Record, load_dataset
 from miaobi.train.drive import drive
 from miaobi.train.latents import Latents, encode
+from miaobi.train.text_keys import build_keys
 
 Int = npt.NDArray[np.int64]
 _CANDIDATES = 8  # neighbours that a training sample may draw its own from
@@ -48,7 +49,7 @@ class Sources:
         """Read `data`, `autoencoder` and `text` of a recipe; encodes the pictures the first time."""
         dataset = load_dataset(Path(recipe["data"]))
         autoencoder = autoencoder_part.load(Path(recipe["autoencoder"])).to(loop.device())
-        cache = Path(recipe["autoencoder"]) / "latents.npz"
+        cache = Path(recipe["data"]) / "latents.npz"
         latents = encode(autoencoder, dataset, recipe.get("recoloured_copies", 1), cache)
         text = Path(recipe["text"])
         encoder = TextEncoder(text / "tokenizer.json", OnnxModel(text / "text.onnx", threads=1))
@@ -61,8 +62,6 @@ def build_memory(
     dataset: Dataset, latents: Latents, encoder: TextEncoder, heldout_tags: Mapping[str, Mapping[str, str]]
 ) -> tuple[Memory, Int]:
     """The retrieval memory of the training pictures without skin tones, and the picture behind each entry."""
-    from miaobi.train.text import build_keys
-
     rows = np.array([i for i in dataset.split("train") if not dataset.records[i].tone], np.int64)
     names: dict[str, Record] = {}
     for record in dataset.records:
@@ -84,7 +83,8 @@ def build_memory(
         scale=scale,
         shape=(channels, height, width),
         concepts=[
-            {"slug": slug, "label_en": names[slug].label_en, "label_zh": names[slug].label_zh} for slug in slugs
+            {"slug": slug, "label_en": names[slug].label_en, "label_zh": names[slug].label_zh}
+            for slug in slugs
         ],
         ids=[dataset.records[i].id for i in rows],
     )
@@ -111,7 +111,9 @@ class Captions:
         mask = np.zeros((len(found), length), bool)
         for row, (one, _) in enumerate(found):
             tokens[row, : len(one)], mask[row, : len(one)] = one, True
-        return TextFeatures(tokens, mask, np.stack([embedding for _, embedding in found]).astype(np.float32), [])
+        return TextFeatures(
+            tokens, mask, np.stack([embedding for _, embedding in found]).astype(np.float32), []
+        )
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,14 @@ class DiffusionTask:
         own = self._table[concept]
         exclude = np.where((own >= 0) & (memory.entry_style[own] == style[:, None]), own, -1)
         chosen = choose_entries(
-            self._related[concept], self._table, memory.entry_style, memory.entry_tone, style, 0, _CANDIDATES, exclude
+            self._related[concept],
+            self._table,
+            memory.entry_style,
+            memory.entry_tone,
+            style,
+            0,
+            _CANDIDATES,
+            exclude,
         )
         return chosen, (memory.entry_concept[chosen] == concept[:, None]).sum(axis=1)
 
@@ -171,7 +180,8 @@ class DiffusionTask:
         return Batch(values, self.condition(self.texts(rng, rows), self.styles[pictures], entries))
 
     def requests(self, rng: np.random.Generator, size: int) -> tuple[list[str], Int, Int]:
-        """Texts, styles (B,) and neighbours (B, K) that could be asked for: like a batch, but half of the styles are random.
+        """Texts, styles (B,) and neighbours (B, K) that could be asked for: like a batch, but half of the
+        styles are random.
 
         Never a held-out pair of concept and style.
         """
@@ -195,7 +205,9 @@ class DiffusionTask:
     def neighbours(self, rng: np.random.Generator, concept: Int, style: Int) -> Int:
         """Entries (B, K): pictures of the same concept in random order, then the nearest others."""
         entries, same = self.candidates(concept, style)
-        order = np.where(np.arange(_CANDIDATES) < same[:, None], rng.random(entries.shape), np.arange(_CANDIDATES) + 1)
+        order = np.where(
+            np.arange(_CANDIDATES) < same[:, None], rng.random(entries.shape), np.arange(_CANDIDATES) + 1
+        )
         return np.take_along_axis(entries, order.argsort(axis=1), 1)[:, : self.model.config.neighbours]
 
     def condition(self, texts: Sequence[str], styles: Int, entries: Int) -> Condition:
@@ -211,12 +223,18 @@ class DiffusionTask:
         )
 
     def heldout(self, limit: int | None = None) -> tuple[Int, Condition]:
-        """Held-out pictures without skin tones, in a fixed random order, and their conditions by English name."""
+        """Held-out pictures without skin tones, in a fixed random order, and their conditions by English
+        name.
+        """
         dataset = self.sources.dataset
         able = [i for i in dataset.split("heldout") if not dataset.records[i].tone and self.concept[i] >= 0]
         chosen = np.random.default_rng(0).permutation(np.array(able, np.int64))[:limit]
-        entries = self.candidates(self.concept[chosen], self.styles[chosen])[0][:, : self.model.config.neighbours]
-        return chosen, self.condition([dataset.records[i].label_en for i in chosen], self.styles[chosen], entries)
+        entries = self.candidates(self.concept[chosen], self.styles[chosen])[0][
+            :, : self.model.config.neighbours
+        ]
+        return chosen, self.condition(
+            [dataset.records[i].label_en for i in chosen], self.styles[chosen], entries
+        )
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Mapping[str, Tensor]:
         on = next(self.model.parameters()).device
@@ -224,10 +242,14 @@ class DiffusionTask:
         # 10 % without any condition (for guidance), 10 % without neighbours, 5 % without text
         draw = torch.rand(count, generator=rng)
         condition = batch.condition.drop(
-            (draw < 0.10) | ((draw >= 0.20) & (draw < 0.25)), draw < 0.20, draw < 0.10, self.model.config.styles
+            (draw < 0.10) | ((draw >= 0.20) & (draw < 0.25)),
+            draw < 0.20,
+            draw < 0.10,
+            self.model.config.styles,
         )
         return self.model.loss(batch.latents.to(on), to_device(condition, on), rng)
 
+    @torch.no_grad()
     def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
         """Flow loss of held-out pictures, and a sheet of real and drawn ones (12 steps, guidance 3)."""
         chosen, condition = self.heldout(96)
@@ -252,7 +274,9 @@ def to_device(condition: Condition, on: torch.device) -> Condition:
 
 def replace_rows(condition: Condition, rows: slice) -> Condition:
     """Some rows of a condition."""
-    return replace(condition, **{name: getattr(condition, name)[rows] for name in condition.__dataclass_fields__})
+    return replace(
+        condition, **{name: getattr(condition, name)[rows] for name in condition.__dataclass_fields__}
+    )
 
 
 def noises(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -264,7 +288,7 @@ def decode(autoencoder: Autoencoder, latents: Tensor) -> images.UInt8:
     """Standardised latents (B, C, h, w) → straight RGBA uint8 (B, H, W, 4)."""
     on = next(autoencoder.parameters()).device
     with torch.no_grad():
-        parts = [autoencoder.decode(part.to(on).float()).cpu().numpy() for part in latents.split(64)]
+        parts = [autoencoder.decode(part.to(on).float()).cpu().numpy() for part in torch.split(latents, 64)]
     return images.to_uint8(np.concatenate(parts))
 
 
@@ -276,16 +300,45 @@ def load(folder: Path) -> Diffusion:
     return model.eval()
 
 
+def load_teacher(
+    folder: Path, steps: int = 50, guidance: float | None = None
+) -> Callable[[Sequence[str], Sequence[str], Sequence[int]], images.UInt8]:
+    """The generator in `folder`: prompts, styles and seeds (B each) → straight RGBA uint8 (B, H, W, 4).
+
+    It draws in PyTorch, fp32, with `steps` Euler steps and `guidance` (by default that of its recipe), from
+    the neighbours that a bundle would find: what the distilled bundle is measured against.
+    """
+    model, (_, recipe) = load(folder), loop.load_model(folder)
+    scale = recipe.get("guidance", 3.0) if guidance is None else guidance
+    sources = Sources.load(recipe)
+    style_ids = {style: number for number, style in enumerate(sources.dataset.styles)}
+
+    def draw(prompts: Sequence[str], styles: Sequence[str], seeds: Sequence[int]) -> images.UInt8:
+        features = sources.encoder(prompts)
+        asked = np.array([style_ids[style] for style in styles])
+        found = sources.memory.neighbours(features.embedding, asked, 0, model.config.neighbours)
+        arrays = (features.tokens, features.mask, features.embedding, asked, found.latents, found.styles)
+        condition = Condition(*(torch.from_numpy(array) for array in arrays))
+        noise = noises(seeds, model.config.latent_shape)
+        times = sampling.timesteps(steps)
+        return decode(sources.autoencoder, model.sample(condition, noise, times, scale))
+
+    return draw
+
+
 def config(table: Mapping[str, Any]) -> DiffusionConfig:
     """The recipe's `model` table, checked."""
-    return DiffusionConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in table.items()})
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in table.items()}
+    return DiffusionConfig(**values)
 
 
 def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
     """Train as `recipe` says.
 
-    Besides the tables `model` and `schedule`: `data`, folders `autoencoder` and `text` of trained parts, `heldout_tags`,
-    `recoloured_copies` of each picture, `tone_weight` and `colour_weight` of skin-tone variants and recoloured pictures in a batch,
+    Besides the tables `model` and `schedule`: `data`, folders `autoencoder` and `text` of trained parts,
+    `heldout_tags`,
+    `recoloured_copies` of each picture, `tone_weight` and `colour_weight` of skin-tone variants and
+    recoloured pictures in a batch,
     `start_from`, a folder of weights to go on from.
     """
     sources = Sources.load(recipe)

@@ -1,9 +1,10 @@
 """Few steps without guidance: a student that follows the guided teacher's path in a handful of strides.
 
-The teacher draws many pictures with guidance and small Euler steps; the places where its path crosses the student's few times are kept.
-The student starts from the teacher's weights, walks from the same noise in its own strides and is pulled to those places, errors of its
-earlier strides included. This is progressive distillation (Salimans & Ho 2022, arXiv:2202.00512) in one go, on whole paths, with
-guidance folded in (Meng et al. 2023, arXiv:2210.03142).
+The teacher draws many pictures with guidance and small Euler steps; the places where its path crosses the
+student's few times are kept. The student starts from the teacher's weights, walks from the same noise in its
+own strides and is pulled to those places, errors of its earlier strides included. This is progressive
+distillation (Salimans & Ho 2022, arXiv:2202.00512) in one go, on whole paths, with guidance folded in (Meng
+et al. 2023, arXiv:2210.03142).
 """
 
 import io
@@ -53,8 +54,8 @@ def draw_paths(
 ) -> Paths:
     """`count` guided paths of the teacher at `steps` + 1 times, each stride made of `substeps` Euler steps.
 
-    Half of them are of training pictures, half of the same concepts in styles taken at random; held-out pairs are never drawn. They are
-    kept in `folder` in parts, so that a stopped run goes on where it was.
+    Half of them are of training pictures, half of the same concepts in styles taken at random; held-out pairs
+    are never drawn. They are kept in `folder` in parts, so that a stopped run goes on where it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
     on = next(teacher.parameters()).device
@@ -79,7 +80,9 @@ def draw_paths(
                         crossed.append(x)
                 points.append(torch.stack(crossed, 1).cpu().numpy().astype(np.float16))
             buffer = io.BytesIO()
-            np.savez(buffer, points=np.concatenate(points), texts=np.array(texts), styles=styles, entries=entries)
+            np.savez(
+                buffer, points=np.concatenate(points), texts=np.array(texts), styles=styles, entries=entries
+            )
             with atomic_write(path) as file:
                 file.write(buffer.getbuffer())
         with np.load(path, allow_pickle=False) as kept:
@@ -113,23 +116,27 @@ class DistillTask:
             losses[f"stride_{index + 1}"] = (x - points[:, index + 1]).square().mean()
         return losses
 
+    @torch.no_grad()
     def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
-        """Squared distance to the pictures themselves of held-out ones, and a sheet of real and drawn ones."""
+        """Squared distance of held-out pictures to the real ones, and a sheet of both."""
         chosen, condition = self.data.heldout(32)
         on = next(self.model.parameters()).device
         noise = diffusion.noises(range(len(chosen)), self.model.config.latent_shape).to(on)
         drawn = self.model.sample(diffusion.to_device(condition, on), noise, self.times)
         real = torch.from_numpy(self.data.sources.latents.values[chosen].astype(np.float32)).to(on)
         shown = torch.stack([real, drawn], 1).flatten(0, 1)
-        sheet = images.contact_sheet(images.to_pil(diffusion.decode(self.data.sources.autoencoder, shown)), 16)
+        sheet = images.contact_sheet(
+            images.to_pil(diffusion.decode(self.data.sources.autoencoder, shown)), 16
+        )
         return {"latent_error": float((drawn - real).square().mean())}, sheet
 
 
 def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     """Distil as `recipe` says.
 
-    Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder; `paths`, how many pictures
-    the teacher draws; `steps` of the student; `substeps` of the teacher in each; `guidance`.
+    Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder;
+    `paths`, how many pictures the teacher draws; `steps` of the student; `substeps` of the teacher in each;
+    `guidance`.
     """
     teacher = diffusion.load(Path(recipe["teacher"])).to(loop.device())
     _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))

@@ -29,7 +29,8 @@ class Reporting(loop.Task, Protocol):
 
 
 def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -> Mapping[str, float]:
-    """Train `task` as `recipe["schedule"]` says, with a progress bar, TensorBoard scalars, preview grids and checkpoints in `out`.
+    """Train `task` as `recipe["schedule"]` says, with a progress bar, TensorBoard scalars, preview grids and
+    checkpoints in `out`.
 
     Ctrl-C and SIGTERM save and stop. Returns the last report's figures.
 
@@ -57,7 +58,9 @@ def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -
             if sheet is not None:
                 save_png(out / "preview.png", sheet)
                 writer.add_image("preview", np.asarray(sheet.convert("RGB")), state.step, dataformats="HWC")
-            bar.write(f"step {state.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+            bar.write(
+                f"step {state.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            )
             return figures
 
         saved = reported = time.monotonic()

@@ -22,7 +22,9 @@ _CLEAR = 0.4  # share of a picture that must take a colour for "blue …" to be 
 
 @dataclass(frozen=True)
 class Latents:
-    """M standardised latents; the first rows are the data set's pictures in order, the rest recoloured copies."""
+    """M standardised latents; the first rows are the data set's pictures in order, the rest recoloured
+    copies.
+    """
 
     values: npt.NDArray[np.float16]
     """(M, C, h, w)."""
@@ -32,7 +34,9 @@ class Latents:
     """(M,) index into COLOURS, -1 where the picture has its own colours."""
 
 
-def encode(autoencoder: Autoencoder, dataset: Dataset, copies: int, cache: Path, batch_size: int = 64) -> Latents:
+def encode(
+    autoencoder: Autoencoder, dataset: Dataset, copies: int, cache: Path, batch_size: int = 64
+) -> Latents:
     """Encode every picture, and `copies` recoloured ones of each training picture that one colour rules.
 
     The result is kept in `cache` (.npz) and read back while autoencoder, data and copies are the same.

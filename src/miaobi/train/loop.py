@@ -1,7 +1,7 @@
 """The training loop: a generator of step records. Callers log, preview, save and stop.
 
-Everything random in a step is a function of (seed, step) alone, so that a resumed run repeats the curve of one that was
-never stopped: nothing but weights, optimiser and step number needs to be saved.
+Everything random in a step is a function of (seed, step) alone, so that a resumed run repeats the curve of
+one that was never stopped: nothing but weights, optimiser and step number needs to be saved.
 """
 
 import itertools
@@ -30,9 +30,11 @@ T = TypeVar("T")
 
 
 class Task(Protocol):
-    """What the loop trains. `model` holds the weights; the rest says what a step is."""
+    """What the loop trains."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """The weights."""
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """One batch; called in a background thread, so that it costs the step nothing."""
@@ -43,7 +45,9 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a task is optimised: AdamW or Muon; warm-up, constant rate, linear cooldown (Hägele et al. 2024, arXiv:2405.18392)."""
+    """How a task is optimised: AdamW or Muon; warm-up, constant rate, linear cooldown (Hägele et al. 2024,
+    arXiv:2405.18392).
+    """
 
     steps: int
     """Optimiser steps in all."""
@@ -73,11 +77,13 @@ class Schedule:
     def __post_init__(self) -> None:
         for name, low in (("steps", 1), ("batch_size", 1), ("warmup", 0)):
             if getattr(self, name) < low:
-                raise ValueError(f"{name} = {getattr(self, name)!r} must be at least {low}; correct it in the recipe")
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} must be at least {low}; correct it in the recipe"
+                )
         if not (0 <= self.cooldown <= 1 and 0 <= self.ema < 1 and self.lr > 0 and self.clip > 0):
             raise ValueError(
-                f"cooldown = {self.cooldown}, ema = {self.ema} must lie in [0, 1] and lr = {self.lr}, clip = {self.clip} "
-                "above 0; correct them in the recipe"
+                f"cooldown = {self.cooldown}, ema = {self.ema} must lie in [0, 1] and lr = {self.lr}, "
+                f"clip = {self.clip} above 0; correct them in the recipe"
             )
 
     def factor(self, step: int) -> float:
@@ -135,7 +141,9 @@ def precision(choice: str, on: torch.device) -> torch.dtype:
 
 def _cpu_bf16() -> bool:
     """Whether the CPU multiplies bf16 itself; emulated, it is slower than fp32."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
+    return bool(
+        torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16")
+    )
 
 
 def autocast(dtype: torch.dtype, on: torch.device) -> AbstractContextManager[Any]:
@@ -185,12 +193,18 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
     dtype = precision(schedule.precision, on)
     scaler = torch.amp.GradScaler(on.type, enabled=dtype is torch.float16)
     parameters = [p for p in task.model.parameters() if p.requires_grad]
-    average = [(state.ema[name], value) for name, value in task.model.state_dict().items() if value.is_floating_point()]
+    average = [
+        (state.ema[name], value)
+        for name, value in task.model.state_dict().items()
+        if value.is_floating_point()
+    ]
     first, started, waited = state.step, time.perf_counter(), 0.0
 
     def batches() -> Iterator[Batch]:
         for step in range(first, schedule.steps):
-            yield task.batch(np.random.Generator(np.random.Philox(key=[schedule.seed, step])), schedule.batch_size)
+            yield task.batch(
+                np.random.Generator(np.random.Philox(key=[schedule.seed, step])), schedule.batch_size
+            )
 
     task.model.train()
     source = prefetch(batches())
@@ -207,14 +221,14 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
             losses = task.loss(batch, rng)
         total = torch.stack([value.float() for value in losses.values()]).sum()
         state.optimizer.zero_grad(set_to_none=True)
-        scaler.scale(total).backward()
+        scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         scaler.unscale_(state.optimizer)
         norm = float(nn.utils.clip_grad_norm_(parameters, schedule.clip))
         values = {name: float(value.detach()) for name, value in losses.items()}
         if not math.isfinite(sum(values.values())) or (not math.isfinite(norm) and not scaler.is_enabled()):
             raise TrainingError(
-                f"step {step + 1}: losses {values}, gradient norm {norm}; not finite. Resume from the last checkpoint "
-                f"with a lower lr (now {schedule.lr})."
+                f"step {step + 1}: losses {values}, gradient norm {norm}; not finite. "
+                f"Resume from the last checkpoint with a lower lr (now {schedule.lr})."
             )
         scaler.step(state.optimizer)
         scaler.update()
@@ -268,7 +282,9 @@ def prefetch(items: Iterator[T], ahead: int = 2) -> Iterator[T]:
 
 
 def save(state: State, folder: Path) -> None:
-    """Write a checkpoint atomically: `checkpoint.safetensors` (everything) and `model.safetensors` (the average alone)."""
+    """Write a checkpoint atomically: `checkpoint.safetensors` (everything) and `model.safetensors` (the
+    average alone).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model/{name}": value for name, value in state.model.state_dict().items()}
     tensors |= {f"ema/{name}": value for name, value in state.ema.items()}
@@ -279,7 +295,9 @@ def save(state: State, folder: Path) -> None:
                 tensors[f"optimizer/{index}/{name}"] = value
             else:
                 numbers[f"{index}/{name}"] = value
-    groups = [{k: v for k, v in g.items() if isinstance(v, int | float)} for g in state.optimizer.param_groups]
+    groups = [
+        {k: v for k, v in g.items() if isinstance(v, int | float)} for g in state.optimizer.param_groups
+    ]
     about = {"step": state.step, "recipe": state.recipe, "groups": groups, "numbers": numbers}
     _write(folder / "checkpoint.safetensors", tensors, about)
     save_model(folder, state.ema, state.recipe)
@@ -300,7 +318,9 @@ def restore(state: State, folder: Path) -> None:
     except FileNotFoundError as error:
         raise TrainingError(f"no checkpoint at {path}; start without --resume") from error
     except Exception as error:
-        raise TrainingError(f"{path} does not fit this recipe ({error}); use another --out or start anew") from error
+        raise TrainingError(
+            f"{path} does not fit this recipe ({error}); use another --out or start anew"
+        ) from error
     packed = state.optimizer.state_dict()
     slots: dict[int, dict[str, Any]] = {}
     for name, value in itertools.chain(_under(tensors, "optimizer/").items(), about["numbers"].items()):

@@ -1,0 +1,81 @@
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks" / "generate.py"
+    spec = importlib.util.spec_from_file_location("benchmark_generate", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(
+    path: Path, nodes: list[onnx.NodeProto], inputs: dict[str, list[int | str]], opset: int = 23
+) -> Path:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
+    graph = helper.make_graph(nodes, "g", values, [helper.make_empty_tensor_value_info("y")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)]), str(path))
+    return path
+
+
+def test_flops_of_known_products(benchmark: ModuleType, tmp_path: Path) -> None:
+    product = write(
+        tmp_path / "a.onnx",
+        [
+            helper.make_node("MatMul", ["a", "b"], ["m"]),
+            helper.make_node("Gemm", ["c", "m"], ["y"], transA=1),
+        ],
+        {"a": ["batch", 5], "b": [5, 7], "c": ["batch", 2]},
+    )
+    # (3 x 5)(5 x 7), then (2 x 3)(3 x 7)
+    assert benchmark.flops(product, {"a": (3, 5), "c": (3, 2)}) == 2 * 3 * 5 * 7 + 2 * 2 * 3 * 7
+
+
+def test_flops_of_known_convolutions(benchmark: ModuleType, tmp_path: Path) -> None:
+    convolutions = write(
+        tmp_path / "b.onnx",
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2], group=2),
+            helper.make_node("ConvTranspose", ["c", "v"], ["y"], strides=[2, 2]),
+        ],
+        {"x": ["batch", 4, 8, 8], "w": [6, 2, 3, 3], "v": [6, 5, 2, 2]},
+    )
+    expected = 2 * (6 * 4 * 4) * (2 * 3 * 3) + 2 * (6 * 4 * 4) * (5 * 2 * 2)
+    assert benchmark.flops(convolutions, {"x": (1, 4, 8, 8)}) == expected
+    assert benchmark.flops(convolutions, {"x": (3, 4, 8, 8)}) == 3 * expected
+
+
+def test_flops_of_attention(benchmark: ModuleType, tmp_path: Path) -> None:
+    attention = write(
+        tmp_path / "c.onnx",
+        [helper.make_node("Attention", ["q", "k", "v"], ["y"])],
+        {"q": ["batch", 2, 16, 8], "k": ["batch", 2, "length", 8], "v": ["batch", 2, "length", 4]},
+    )
+    shapes = {"q": (1, 2, 16, 8), "k": (1, 2, 5, 8), "v": (1, 2, 5, 4)}
+    assert benchmark.flops(attention, shapes) == 2 * 2 * 16 * 5 * (8 + 4)
+
+
+def test_flops_refuses_to_guess(benchmark: ModuleType, tmp_path: Path) -> None:
+    unknown = write(
+        tmp_path / "d.onnx", [helper.make_node("MatMul", ["a", "b"], ["y"])], {"a": ["batch", 5], "b": [5, 7]}
+    )
+    with pytest.raises(ValueError, match="unknown"):
+        benchmark.flops(unknown, {})
+
+
+def test_every_graph_of_a_picture_is_counted(benchmark: ModuleType, tiny_bundle: Path) -> None:
+    from miaobi import load
+
+    pipe = load(tiny_bundle)
+    counted = benchmark.picture_flops(pipe)
+    assert set(counted) == {"text.onnx", "context.onnx", "denoiser.onnx", "decoder.onnx"}
+    assert benchmark.gemm_rate(1, runs=1) > 1e8

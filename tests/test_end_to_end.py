@@ -1,0 +1,86 @@
+"""A handful of pictures through every command of the recipes, to a bundle that draws without PyTorch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from miaobi.cli import main
+from miaobi.pipeline import load
+from miaobi.train import diffusion
+
+WORDS = {"sun": "太阳", "moon": "月亮", "star": "星星", "heart": "心"}
+STYLES = ("flat", "round")
+SCHEDULE = "[schedule]\nsteps = 3\nbatch_size = 4\nwarmup = 1\n"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything has been trained for three steps and exported."""
+    root = tmp_path_factory.mktemp("tiny")
+    data, text = root / "data", root / "text-data"
+    data.mkdir()
+    text.mkdir()
+    rng = np.random.default_rng(0)
+    records, captions, pictures = [], [], []
+    for style in STYLES:
+        for name, chinese in WORDS.items():
+            picture = np.zeros((32, 32, 4), np.uint8)
+            picture[4:28, 4:28] = (*rng.integers(0, 255, 3), 255)
+            pictures.append(picture)
+            about = {"id": f"{style}/{name}", "concept": name, "style": style, "label_en": name}
+            split = "heldout" if (style, name) == ("round", "sun") else "train"
+            records.append(about | {"label_zh": chinese, "split": split})
+    for name, chinese in WORDS.items():
+        captions += [{"text": one, "concepts": {name: 1.0}} for one in (name, chinese, f"a {name}")]
+    np.save(data / "images.npy", np.stack(pictures))
+    for path, rows in ((data / "metadata.jsonl", records), (text / "captions.jsonl", captions)):
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    sources = f'data = "{data}"\nautoencoder = "{root}/autoencoder"\ntext = "{root}/text"\n'
+    recipes = {
+        "text": f'part = "text"\ndata = "{text}"\nvocabulary = 300\n'
+        "[model]\nwidth = 16\nlayers = 1\nheads = 2\n",
+        "autoencoder": f'part = "autoencoder"\ndata = "{data}"\n[model]\nchannels = [8, 8]\n'
+        "encoder_blocks = [1, 1]\ndecoder_blocks = [1, 1]\nlatent_channels = 4\n",
+        "generator": f'part = "diffusion"\n{sources}[model]\ntext_width = 16\nwidth = 16\ndepth = 1\n'
+        "context_depth = 1\nheads = 2\nneighbours = 2\n",
+        "distilled": f'part = "distill"\n{sources}teacher = "{root}/generator"\npaths = 4\nsteps = 2\n'
+        "substeps = 1\nguidance = 2.0\n",
+    }
+    for name, recipe in recipes.items():
+        path = root / f"{name}.toml"
+        path.write_text(recipe + SCHEDULE)
+        assert main(["train", str(path), "--out", str(root / name)]) == 0
+    (root / "bundle.toml").write_text(
+        f'generator = "{root}/distilled"\n{sources}storage = "fp32"\n'
+        '[bundle]\nname = "tiny"\ndefault_style = "flat"\nknobs = { steps = 2 }\n'
+    )
+    assert main(["export", str(root / "bundle.toml"), "--out", str(root / "bundle")]) == 0
+    return root
+
+
+def test_the_bundle_draws(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sun.png"
+    command = ["generate", "太阳", "-o", str(out), "-m", str(trained / "bundle"), "--seed", "3", "--json"]
+    assert main(command) == 0
+    receipt = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert receipt["steps"] == 2
+    with Image.open(out) as picture:
+        assert (picture.size, picture.mode) == ((32, 32), "RGBA")
+
+
+def test_the_memory_holds_no_held_out_picture(trained: Path) -> None:
+    memory = load(trained / "bundle").memory
+    assert "round/sun" not in memory.ids
+    assert len(memory.ids) == len(WORDS) * len(STYLES) - 1
+
+
+def test_onnx_runtime_draws_what_pytorch_draws(trained: Path) -> None:
+    """The whole way through the bundle against the PyTorch student, same prompt, style and seed."""
+    teacher_folder = trained / "distilled"
+    draw = diffusion.load_teacher(teacher_folder, steps=2, guidance=1.0)
+    expected = draw(["moon"], ["round"], [5])
+    drawn = load(trained / "bundle").generate("moon", seed=5, style="round").pixels
+    assert np.abs(drawn.astype(int) - expected.astype(int)).max() <= 2

@@ -1,0 +1,155 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
+from miaobi.models.diffusion import Diffusion, DiffusionConfig
+from miaobi.text.encoder import TextFeatures
+from miaobi.text.memory import Memory, best_scale, pack
+from miaobi.train import distill, loop
+from miaobi.train.colours import COLOURS
+from miaobi.train.data import Dataset, Record
+from miaobi.train.diffusion import Captions, DiffusionTask, Sources
+from miaobi.train.latents import Latents
+
+STYLES = ("noto", "twemoji", "fluent")
+CONFIG = DiffusionConfig(
+    styles=3, latent_shape=(4, 4, 4), text_width=8, neighbours=2, width=16, depth=1, heads=2
+)
+
+
+def words(texts: Sequence[str]) -> TextFeatures:
+    """A text encoder that knows nothing: each text has a random direction of its own."""
+    rows = [
+        np.random.default_rng(list(text.encode())).standard_normal((2, 8)).astype(np.float32)
+        for text in texts
+    ]
+    embedding = np.stack([row[0] / np.linalg.norm(row[0]) for row in rows])
+    return TextFeatures(np.stack(rows), np.ones((len(texts), 2), bool), embedding, [])
+
+
+@pytest.fixture
+def sources() -> Sources:
+    """Five concepts in three styles, one pair held out, and a recoloured copy."""
+    names = ("cat", "dog", "sun", "car", "tree")
+    records = tuple(
+        Record(f"{s}/{n}", n, s, n, "字", split="heldout" if (n, s) == ("sun", "fluent") else "train")
+        for n in names
+        for s in STYLES
+    )
+    dataset = Dataset(Path("nowhere"), np.zeros((15, 16, 16, 4), np.uint8), records, STYLES)
+    values = np.random.default_rng(0).standard_normal((16, 4, 4, 4)).astype(np.float16)
+    colour = np.full(16, -1)
+    colour[15] = list(COLOURS).index("blue")
+    latents = Latents(values, np.array([*range(15), 0]), colour)
+    rows = dataset.split("train")
+    kept = values[rows].astype(np.float32)
+    scale = best_scale(kept)
+    memory = Memory(
+        keys=words(names).embedding,
+        key_concept=np.arange(5),
+        entry_concept=np.array([names.index(records[i].concept) for i in rows]),
+        entry_style=dataset.style_ids()[rows],
+        entry_tone=np.zeros(len(rows), np.int64),
+        latents=pack(kept, scale),
+        scale=scale,
+        shape=(4, 4, 4),
+        concepts=[{"slug": n, "label_en": n, "label_zh": n} for n in names],
+        ids=[records[i].id for i in rows],
+    )
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(AutoencoderConfig((8, 8), (1, 1), (1, 1), latent_channels=4, patch_px=2)).eval()
+    return Sources(dataset, autoencoder, latents, words, memory, rows, {})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def task(sources: Sources) -> DiffusionTask:
+    torch.manual_seed(0)
+    model = Diffusion(CONFIG)
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return DiffusionTask(model, sources, 0.2, 0.5)
+
+
+def test_neighbours_show_the_concept_in_other_styles_first(task: DiffusionTask) -> None:
+    memory, rng = task.sources.memory, np.random.default_rng(0)
+    for concept in range(5):
+        for style in range(3):
+            entries = task.neighbours(rng, np.full(20, concept), np.full(20, style))
+            same = memory.entry_concept[entries] == concept
+            assert not (same & (memory.entry_style[entries] == style)).any()
+            expected = 1 if (concept, style) in ((2, 0), (2, 1)) else 2  # "sun" has a style less to offer
+            assert (same.sum(axis=1) == expected).all()
+
+
+def test_a_batch_is_a_function_of_its_generator(task: DiffusionTask) -> None:
+    one, same, other = (task.batch(np.random.default_rng(seed), 12) for seed in (1, 1, 2))
+    assert one.latents.shape == (12, 4, 4, 4)
+    assert one.condition.neighbours.shape == (12, 2, 4, 4, 4)
+    torch.testing.assert_close(one.latents, same.latents, rtol=0, atol=0)
+    torch.testing.assert_close(one.condition.text, same.condition.text, rtol=0, atol=0)
+    assert not torch.equal(one.latents, other.latents)
+
+
+def test_held_out_pairs_are_neither_trained_on_nor_asked_of_the_teacher(task: DiffusionTask) -> None:
+    heldout = int(task.sources.dataset.split("heldout")[0])
+    assert heldout not in task.sources.latents.source[task.rows]
+    texts, styles, _ = task.requests(np.random.default_rng(0), 500)
+    assert not any("sun" in text and style == 2 for text, style in zip(texts, styles, strict=True))
+    chosen, condition = task.heldout()
+    assert chosen.tolist() == [heldout]
+    assert condition.style.tolist() == [2]
+
+
+def test_recoloured_pictures_say_so(task: DiffusionTask) -> None:
+    texts = task.texts(np.random.default_rng(0), np.full(20, 15))
+    assert all(any(word in text for word in COLOURS["blue"].en + COLOURS["blue"].zh) for text in texts)
+
+
+def test_kept_captions_are_those_of_the_encoder() -> None:
+    captions = Captions(words)  # type: ignore[arg-type]
+    captions(["a cat"])
+    again, fresh = captions(["a dog", "a cat"]), words(["a dog", "a cat"])
+    np.testing.assert_allclose(again.tokens, fresh.tokens, atol=1e-2)
+    np.testing.assert_allclose(again.embedding, fresh.embedding, atol=1e-2)
+
+
+def test_the_report_draws(task: DiffusionTask) -> None:
+    figures, sheet = task.report()
+    assert set(figures) == {"flow", "latent_error"}
+    assert sheet is not None
+
+
+def test_a_student_equal_to_an_unguided_teacher_has_nothing_to_learn(
+    task: DiffusionTask, tmp_path: Path
+) -> None:
+    paths = distill.draw_paths(task.model, task, 256, steps=2, substeps=1, guidance=1.0, folder=tmp_path)
+    student = distill.DistillTask(task.model, task, paths)
+    with torch.no_grad():
+        losses = student.loss(student.batch(np.random.default_rng(0), 8), torch.Generator())
+    assert set(losses) == {"stride_1", "stride_2"}
+    assert max(float(loss) for loss in losses.values()) < 1e-3
+
+
+def test_paths_are_kept_and_taken_up_again(task: DiffusionTask, tmp_path: Path) -> None:
+    first = distill.draw_paths(task.model, task, 256, steps=2, substeps=2, guidance=2.0, folder=tmp_path)
+    nn.init.zeros_(task.model.output.weight)
+    both = distill.draw_paths(task.model, task, 512, steps=2, substeps=2, guidance=2.0, folder=tmp_path)
+    assert len(both.texts) == 512
+    np.testing.assert_array_equal(both.points[:256], first.points)
+    assert not np.allclose(both.points[256:, -1], both.points[:256, -1])
+
+
+def test_distilling_brings_the_student_nearer_to_the_guided_teacher(
+    task: DiffusionTask, tmp_path: Path
+) -> None:
+    paths = distill.draw_paths(task.model, task, 256, steps=2, substeps=3, guidance=3.0, folder=tmp_path)
+    student = distill.DistillTask(task.model, task, paths)
+    plan = loop.Schedule(steps=60, batch_size=32, lr=2e-3, warmup=1, precision="fp32")
+    totals = [step.losses["total"] for step in loop.fit(student, loop.start(student.model, plan), plan)]
+    assert totals[-1] < 0.7 * totals[0]
