@@ -158,6 +158,7 @@ def _attention(node: Any, shapes: list[Shape]) -> int:
 _COUNTS: dict[str, Callable[[Any, list[Shape]], int]] = {
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
+    "MatMulNBits": _matmul,
     "Gemm": _gemm,
     "Conv": _conv,
     "ConvInteger": _conv,

@@ -130,11 +130,12 @@ def info(model: str | None, as_json: bool) -> None:
 @click.argument("recipe", type=_PATH)
 @click.option("--out", type=_PATH, help="Folder of the run.  [default: runs/<name of the recipe>]")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder of the run.")
-def train(recipe: Path, out: Path | None, resume: bool) -> None:
+@click.option("--workers", default=1, show_default=True, help="Processes that share each batch.")
+def train(recipe: Path, out: Path | None, resume: bool, workers: int) -> None:
     """Train a model from RECIPE, a .toml file such as recipes/emoji/text.toml; Ctrl-C saves."""
     from miaobi.train import run
 
-    run(recipe, out, resume)
+    run(recipe, out, resume, workers)
 
 
 @cli.command()

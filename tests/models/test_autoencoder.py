@@ -52,3 +52,37 @@ def test_l2_over_white_is_the_error_of_the_composites() -> None:
 def test_stages_must_agree() -> None:
     with pytest.raises(ValueError, match="one entry per stage"):
         AutoencoderConfig(channels=(8, 8), encoder_blocks=(1,))
+
+
+def test_half_of_the_loss_reads_shrunken_latents_as_a_shrunken_picture() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(TINY)
+    model.config = AutoencoderConfig(**{**TINY.__dict__, "noise": 0.0, "half_scale": 1.0})
+    pictures = torch.rand(2, 4, 32, 32) * 2 - 1
+    with torch.no_grad():
+        half = model.loss(pictures, torch.Generator())["half"]
+        small = torch.nn.functional.interpolate(pictures, scale_factor=0.5, mode="area")
+        latents = torch.nn.functional.interpolate(model.encoder(pictures), scale_factor=0.5, mode="area")
+        error = (model.decoder(latents) - small) / 2
+    model.config = AutoencoderConfig(**{**TINY.__dict__, "noise": 0.0, "half_scale": 0.0})
+    with torch.no_grad():
+        assert "half" not in model.loss(pictures, torch.Generator())
+    over_white = error[:, :3] - error[:, 3:]
+    expected = error.abs().mean() + over_white.abs().mean()
+    expected += 4 * (error.square().mean() + over_white.square().mean())
+    expected += error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    torch.testing.assert_close(half, expected)
+
+
+def test_noise_is_a_share_of_the_latents() -> None:
+    """Latents ten times larger, read by a decoder ten times less sensitive, lose the same to noise."""
+    torch.manual_seed(0)
+    model, pictures = Autoencoder(TINY), torch.randn(2, 4, 32, 32)
+    before = model.loss(pictures, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model.encoder[-1].weight *= 10
+        model.encoder[-1].bias *= 10
+        model.decoder[0].weight /= 10
+    after = model.loss(pictures, torch.Generator().manual_seed(1))
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-5)

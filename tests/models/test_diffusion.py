@@ -134,3 +134,14 @@ def test_memorises_one_picture() -> None:
 def test_patch_must_divide() -> None:
     with pytest.raises(ValueError, match="must divide"):
         DiffusionConfig(styles=1, latent_shape=(4, 6, 5), patch=2)
+
+
+def test_repeats_are_a_batch_with_every_picture_several_times() -> None:
+    model, one = lively(), condition(2)
+    latents = torch.randn(2, 4, 4, 4)
+    rows = torch.tensor([0, 0, 0, 1, 1, 1])
+    longer = Condition(*(getattr(one, name)[rows] for name in Condition.__dataclass_fields__))
+    torch.testing.assert_close(
+        model.loss(latents, one, torch.Generator().manual_seed(3), repeats=3)["flow"],
+        model.loss(latents[rows], longer, torch.Generator().manual_seed(3))["flow"],
+    )

@@ -23,7 +23,7 @@ from miaobi.errors import TrainingError
 from miaobi.evaluate.features import Backbone
 from miaobi.evaluate.quality import hits, over_white
 from miaobi.files import atomic_write
-from miaobi.train import loop
+from miaobi.train import loop, workers
 from miaobi.train.data import Dataset, Indices, load_dataset
 from miaobi.train.drive import drive
 
@@ -208,6 +208,7 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     if not resume:
         _start_from_class_means(task)
     out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out / "concepts.json") as file:
-        file.write(json.dumps(concepts, ensure_ascii=False).encode())
+    if workers.rank() == 0:
+        with atomic_write(out / "concepts.json") as file:
+            file.write(json.dumps(concepts, ensure_ascii=False).encode())
     drive(task, recipe, out, resume)

@@ -195,18 +195,25 @@ class Diffusion(nn.Module):
         vector = F.silu(self.time(sinusoid(t, config.width)) + bias)
         shared = self.modulation(vector)[:, None]
         h = self.input(patchify(x, config.patch)) + place
-        for index, block in enumerate(self.blocks):
-            h = block(h, shared, (keys[:, index], values[:, index]), mask)
+        for block, key, value in zip(self.blocks, keys.unbind(1), values.unbind(1), strict=True):
+            h = block(h, shared, (key, value), mask)
         shift, scale = self.output_modulation(vector)[:, None].chunk(2, dim=-1)
         out = self.output(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)
         x_0 = unpatchify(out, config.patch, *config.latent_shape[1:])
         # x_t = (1 - t) x_0 + t noise and velocity = noise - x_0, so velocity = (x_t - x_0) / t
         return (x - x_0) / t.clamp(min=SMALLEST_TIME)[:, None, None, None]
 
-    def loss(self, latents: Tensor, condition: Condition, rng: torch.Generator) -> dict[str, Tensor]:
+    def loss(
+        self, latents: Tensor, condition: Condition, rng: torch.Generator, repeats: int = 1
+    ) -> dict[str, Tensor]:
         """Flow-matching loss of standardised latents (B, C, h, w): |velocity(x_t, t) - (noise - x_0)|², t
         logit-normal.
+
+        Each picture is seen at `repeats` times t, each with its own noise; what `prepare` made of its
+        condition serves them all.
         """
+        prepared = [part.repeat_interleave(repeats, dim=0) for part in self.prepare(condition)]
+        latents = latents.repeat_interleave(repeats, dim=0)
         noise = torch.randn(latents.shape, generator=rng).to(latents.device)
         t = (
             torch.sigmoid(0.3 + torch.randn(len(latents), generator=rng))
@@ -215,7 +222,7 @@ class Diffusion(nn.Module):
         )
         weight = t[:, None, None, None]
         x_t = (1 - weight) * latents + weight * noise
-        error = self.velocity(x_t, t, *self.prepare(condition)).float() - (noise - latents)
+        error = self.velocity(x_t, t, *prepared).float() - (noise - latents)
         return {"flow": error.square().mean()}
 
     @torch.no_grad()

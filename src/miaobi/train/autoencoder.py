@@ -12,7 +12,7 @@ from torch import Tensor
 
 from miaobi import images
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
-from miaobi.train import loop
+from miaobi.train import loop, workers
 from miaobi.train.data import Dataset, Indices, load_dataset
 from miaobi.train.drive import drive
 
@@ -105,7 +105,7 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
         model.encoder.requires_grad_(False)
     task = AutoencoderTask(model, dataset, *tone_shares(dataset, recipe.get("tone_weight", 0.2)))
     drive(task, recipe, out, resume)
-    if not decoder_only:
+    if not decoder_only and workers.rank() == 0:
         best = load(out)
         sample = np.random.default_rng(0).choice(task.train, min(2048, len(task.train)), replace=False)
         parts = np.array_split(sample, max(1, len(sample) // 64))

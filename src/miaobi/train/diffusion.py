@@ -19,7 +19,7 @@ from miaobi.runtimes.onnx import OnnxModel
 from miaobi.text.encoder import TextEncoder, TextFeatures
 from miaobi.text.memory import Memory, best_scale, choose_entries, entry_table, pack, rank_concepts
 from miaobi.train import autoencoder as autoencoder_part
-from miaobi.train import loop
+from miaobi.train import loop, workers
 from miaobi.train.captions import caption
 from miaobi.train.colours import COLOURS
 from miaobi.train.data import Dataset, Record, load_dataset
@@ -50,7 +50,8 @@ class Sources:
         dataset = load_dataset(Path(recipe["data"]))
         autoencoder = autoencoder_part.load(Path(recipe["autoencoder"])).to(loop.device())
         cache = Path(recipe["data"]) / "latents.npz"
-        latents = encode(autoencoder, dataset, recipe.get("recoloured_copies", 1), cache)
+        with workers.first_alone():
+            latents = encode(autoencoder, dataset, recipe.get("recoloured_copies", 1), cache)
         text = Path(recipe["text"])
         encoder = TextEncoder(text / "tokenizer.json", OnnxModel(text / "text.onnx", threads=1))
         tags = json.loads(Path(recipe["heldout_tags"]).read_text()) if "heldout_tags" in recipe else {}
@@ -127,8 +128,15 @@ class Batch:
 class DiffusionTask:
     """Flow matching with random captions and random neighbours of the same concept in other styles."""
 
-    def __init__(self, model: Diffusion, sources: Sources, tone_weight: float, colour_weight: float) -> None:
-        self.model, self.sources = model, sources
+    def __init__(
+        self,
+        model: Diffusion,
+        sources: Sources,
+        tone_weight: float,
+        colour_weight: float,
+        repeats: int = 1,
+    ) -> None:
+        self.model, self.sources, self.repeats = model, sources, repeats
         self.captions = Captions(sources.encoder)
         records, latents, memory = sources.dataset.records, sources.latents, sources.memory
         self.styles = sources.dataset.style_ids()
@@ -247,7 +255,7 @@ class DiffusionTask:
             draw < 0.10,
             self.model.config.styles,
         )
-        return self.model.loss(batch.latents.to(on), to_device(condition, on), rng)
+        return self.model.loss(batch.latents.to(on), to_device(condition, on), rng, self.repeats)
 
     @torch.no_grad()
     def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
@@ -336,9 +344,8 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
     """Train as `recipe` says.
 
     Besides the tables `model` and `schedule`: `data`, folders `autoencoder` and `text` of trained parts,
-    `heldout_tags`,
-    `recoloured_copies` of each picture, `tone_weight` and `colour_weight` of skin-tone variants and
-    recoloured pictures in a batch,
+    `heldout_tags`, `recoloured_copies` of each picture, `tone_weight` and `colour_weight` of skin-tone
+    variants and recoloured pictures in a batch, `repeats`, noise levels at which a step sees each picture,
     `start_from`, a folder of weights to go on from.
     """
     sources = Sources.load(recipe)
@@ -347,5 +354,11 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
     model = Diffusion(config(recipe["model"])).to(loop.device())
     if "start_from" in recipe and not resume:
         model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
-    task = DiffusionTask(model, sources, recipe.get("tone_weight", 0.2), recipe.get("colour_weight", 0.4))
+    task = DiffusionTask(
+        model,
+        sources,
+        recipe.get("tone_weight", 0.2),
+        recipe.get("colour_weight", 0.4),
+        recipe.get("repeats", 1),
+    )
     drive(task, recipe, out, resume)

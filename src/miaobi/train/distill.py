@@ -23,7 +23,7 @@ from tqdm import tqdm
 from miaobi import images, sampling
 from miaobi.files import atomic_write
 from miaobi.models.diffusion import Condition, Diffusion
-from miaobi.train import diffusion, loop
+from miaobi.train import diffusion, loop, workers
 from miaobi.train.drive import drive
 
 _PART = 256  # paths in one file
@@ -55,14 +55,16 @@ def draw_paths(
     """`count` guided paths of the teacher at `steps` + 1 times, each stride made of `substeps` Euler steps.
 
     Half of them are of training pictures, half of the same concepts in styles taken at random; held-out pairs
-    are never drawn. They are kept in `folder` in parts, so that a stopped run goes on where it was.
+    are never drawn. They are kept in `folder` in parts, shared out among workers, so that a stopped run goes on
+    where it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
     on = next(teacher.parameters()).device
     times = sampling.timesteps(steps * substeps)
-    parts = []
-    for number in tqdm(range(-(-count // _PART)), "teacher's paths", unit="part"):
-        path = folder / f"{number:05d}.npz"
+    files = [folder / f"{number:05d}.npz" for number in range(-(-count // _PART))]
+    mine = range(workers.rank(), len(files), workers.count())
+    for number in tqdm(mine, "teacher's paths", unit="part", disable=workers.rank() > 0):
+        path = files[number]
         if not path.exists():
             rng = np.random.default_rng([7, number])
             texts, styles, entries = task.requests(rng, _PART)
@@ -85,6 +87,9 @@ def draw_paths(
             )
             with atomic_write(path) as file:
                 file.write(buffer.getbuffer())
+    workers.wait()
+    parts = []
+    for path in files:
         with np.load(path, allow_pickle=False) as kept:
             parts.append({name: kept[name] for name in kept.files})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -15,10 +15,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from miaobi.images import save_png
-from miaobi.train import loop
+from miaobi.train import loop, workers
 
-CHECKPOINT_EVERY_S = 120
 REPORT_EVERY_S = 300
+SAME_SIGNAL_S = 1.0
 
 
 class Reporting(loop.Task, Protocol):
@@ -32,7 +32,8 @@ def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -
     """Train `task` as `recipe["schedule"]` says, with a progress bar, TensorBoard scalars, preview grids and
     checkpoints in `out`.
 
-    Ctrl-C and SIGTERM save and stop. Returns the last report's figures.
+    Ctrl-C and SIGTERM save and stop. Of several workers only the first reports and saves. Returns the last
+    report's figures.
 
     Raises:
         TrainingError: nothing to resume from, or the loss is not finite.
@@ -42,8 +43,16 @@ def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -
     state.recipe = recipe
     if resume:
         loop.restore(state, out)
-    out.mkdir(parents=True, exist_ok=True)
+    workers.agree([*task.model.state_dict().values(), *state.ema.values()])
+    on = next(task.model.parameters()).device
     figures: Mapping[str, float] = {}
+    if workers.rank() > 0:
+        with stop_signals() as stopping:
+            for _ in loop.fit(task, state, schedule):
+                if workers.any_of(bool(stopping), on):
+                    break
+        return figures
+    out.mkdir(parents=True, exist_ok=True)
     with (
         SummaryWriter(str(out / "tensorboard"), purge_step=state.step) as writer,
         tqdm(total=schedule.steps, initial=state.step, unit="step", dynamic_ncols=True, mininterval=1) as bar,
@@ -78,10 +87,11 @@ def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -
                     data=f"{step.data_share:.0%}",
                     refresh=False,
                 )
-            if stopping or time.monotonic() - saved > CHECKPOINT_EVERY_S:
+            stop = workers.any_of(bool(stopping), on)
+            if stop or time.monotonic() - saved > schedule.checkpoint_every_s:
                 loop.save(state, out)
                 saved = time.monotonic()
-            if stopping:
+            if stop:
                 bar.write(f"stopped at step {step.number} and saved in {out}; go on with --resume")
                 return figures
             if time.monotonic() - reported > REPORT_EVERY_S:
@@ -106,14 +116,16 @@ def averaged(state: loop.State) -> Iterator[None]:
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM arrives; a second Ctrl-C interrupts at once."""
-    arrived: list[int] = []
+def stop_signals() -> Iterator[list[float]]:
+    """A list that is empty until Ctrl-C or SIGTERM arrives; a second one, a while later, interrupts at once."""
+    arrived: list[float] = []
 
-    def note(number: int, _frame: FrameType | None) -> None:
-        if arrived:
+    def note(_number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        # a terminal and a parent process may both pass on the same Ctrl-C
+        if arrived and now - arrived[-1] > SAME_SIGNAL_S:
             raise KeyboardInterrupt
-        arrived.append(number)
+        arrived.append(now)
 
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

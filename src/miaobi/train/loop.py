@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from miaobi.errors import TrainingError
 from miaobi.files import atomic_write
+from miaobi.train import workers
 
 Batch = Any
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class Schedule:
     steps: int
     """Optimiser steps in all."""
     batch_size: int = 32
-    """Pictures (or captions) a step."""
+    """Pictures (or captions) a step, of all workers together."""
     lr: float = 1e-3
     """Peak learning rate of AdamW, and of the vectors, gains and embeddings under Muon."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -71,6 +72,8 @@ class Schedule:
     """Decay of the moving average of the weights; it warms up as (1 + step) / (10 + step)."""
     seed: int = 0
     """Seed of data order, augmentation and noise."""
+    checkpoint_every_s: float = 120
+    """Seconds between checkpoints."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 where the device computes it natively, otherwise fp32."""
 
@@ -186,9 +189,18 @@ def start(model: nn.Module, schedule: Schedule) -> State:
 def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
     """Train `state` in place from `state.step` to `schedule.steps`, yielding a record after every step.
 
+    Several workers draw different parts of a batch and average their gradients; losses are means over them.
+
     Raises:
-        TrainingError: a loss or gradient is not finite.
+        TrainingError: a loss or gradient is not finite, or the batch cannot be shared out.
     """
+    if schedule.batch_size % workers.count():
+        raise TrainingError(
+            f"batch_size = {schedule.batch_size} cannot be shared by {workers.count()} workers; "
+            "choose a multiple of their number"
+        )
+    share = schedule.batch_size // workers.count()
+    seed = schedule.seed + (workers.rank() << 24)
     on = next(task.model.parameters()).device
     dtype = precision(schedule.precision, on)
     scaler = torch.amp.GradScaler(on.type, enabled=dtype is torch.float16)
@@ -202,9 +214,7 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
 
     def batches() -> Iterator[Batch]:
         for step in range(first, schedule.steps):
-            yield task.batch(
-                np.random.Generator(np.random.Philox(key=[schedule.seed, step])), schedule.batch_size
-            )
+            yield task.batch(np.random.Generator(np.random.Philox(key=[seed, step])), share)
 
     task.model.train()
     source = prefetch(batches())
@@ -216,15 +226,17 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
         factor = schedule.factor(step)
         for group in state.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        rng = torch.Generator().manual_seed((schedule.seed << 32) + step)
+        rng = torch.Generator().manual_seed((seed << 32) + step)
         with autocast(dtype, on):
             losses = task.loss(batch, rng)
         total = torch.stack([value.float() for value in losses.values()]).sum()
         state.optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        told = [value.detach().float() for value in losses.values()]
+        workers.average([p.grad for p in parameters if p.grad is not None] + told)
         scaler.unscale_(state.optimizer)
         norm = float(nn.utils.clip_grad_norm_(parameters, schedule.clip))
-        values = {name: float(value.detach()) for name, value in losses.items()}
+        values = dict(zip(losses, map(float, told), strict=True))
         if not math.isfinite(sum(values.values())) or (not math.isfinite(norm) and not scaler.is_enabled()):
             raise TrainingError(
                 f"step {step + 1}: losses {values}, gradient norm {norm}; not finite. "

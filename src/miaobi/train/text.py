@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from miaobi.models.text import TextConfig, TextModel
 from miaobi.text.tokenizer import Tokenizer
-from miaobi.train import loop
+from miaobi.train import loop, workers
 from miaobi.train.drive import drive
 from miaobi.train.text_captions import CLASSES, is_chinese, said_colour, vary
 from miaobi.train.text_data import COMMON, Captions, Float, words, worth
@@ -282,18 +282,19 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     if base and recipe["schedule"].get("weight_decay") != 0:
         raise ValueError("with start_from, schedule.weight_decay must be 0: it would change the old words")
     value = worth(captions) if base else np.zeros(len(captions.texts), np.float32)
-    if not (resume and path.exists()):
-        if base is None:
-            counts = [_CONCEPT_COUNT if one else 1 for one in captions.concepts]
-            train_tokenizer(
-                dict(zip(captions.texts, counts, strict=True)), recipe.get("vocabulary", 14000), path
-            )
-        else:
-            pairs = zip(captions.texts, value.tolist(), strict=True)
-            named = zip(captions.texts, captions.concepts, strict=True)
-            names = [text for text, one in named if 1.0 in one.values()]
-            rare = rare_words(pairs, Tokenizer(base / "tokenizer.json"), recipe["new_words"], names)
-            extend_tokenizer(base / "tokenizer.json", rare, path)
+    with workers.first_alone():
+        if not path.exists() or (workers.rank() == 0 and not resume):
+            if base is None:
+                counts = [_CONCEPT_COUNT if one else 1 for one in captions.concepts]
+                train_tokenizer(
+                    dict(zip(captions.texts, counts, strict=True)), recipe.get("vocabulary", 14000), path
+                )
+            else:
+                pairs = zip(captions.texts, value.tolist(), strict=True)
+                named = zip(captions.texts, captions.concepts, strict=True)
+                names = [text for text, one in named if 1.0 in one.values()]
+                rare = rare_words(pairs, Tokenizer(base / "tokenizer.json"), recipe["new_words"], names)
+                extend_tokenizer(base / "tokenizer.json", rare, path)
     tokenizer = Tokenizer(path)
     torch.manual_seed(recipe["schedule"].get("seed", 0))
     model = TextModel(_config(recipe, tokenizer)).to(loop.device())
@@ -313,6 +314,7 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
         model, tokenizer, captions, recipe.get("concept_share", 0.5), recipe.get("temperature", 0.05), shares
     )
     drive(task, recipe, out, resume)
-    from miaobi.train.text_export import export_text
+    if workers.rank() == 0:
+        from miaobi.train.text_export import export_text
 
-    export_text(out, out / "text.onnx")
+        export_text(out, out / "text.onnx")
