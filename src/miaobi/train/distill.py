@@ -55,8 +55,8 @@ def draw_paths(
     """`count` guided paths of the teacher at `steps` + 1 times, each stride made of `substeps` Euler steps.
 
     Half of them are of training pictures, half of the same concepts in styles taken at random; held-out pairs
-    are never drawn. They are kept in `folder` in parts, shared out among workers, so that a stopped run goes on
-    where it was.
+    are never drawn. They are kept in `folder` in parts, shared out among workers, so that a stopped run goes
+    on where it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
     on = next(teacher.parameters()).device

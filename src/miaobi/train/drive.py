@@ -117,7 +117,7 @@ def averaged(state: loop.State) -> Iterator[None]:
 
 @contextmanager
 def stop_signals() -> Iterator[list[float]]:
-    """A list that is empty until Ctrl-C or SIGTERM arrives; a second one, a while later, interrupts at once."""
+    """A list that is empty until Ctrl-C or SIGTERM arrives; a second one, later, interrupts at once."""
     arrived: list[float] = []
 
     def note(_number: int, _frame: FrameType | None) -> None:
