@@ -225,7 +225,7 @@ def teacher_ms(folder: Path, style: str, threads: int, runs: int = 3) -> float:
     """Median milliseconds of one picture by the PyTorch fp32 teacher with 50 guided steps."""
     import torch
 
-    from miaobi.train.diffusion import load_teacher
+    from miaobi.train.generator import load_teacher
 
     if threads:
         torch.set_num_threads(threads)

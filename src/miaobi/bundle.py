@@ -16,6 +16,8 @@ from miaobi.errors import BundleError, InputError, MachineError
 from miaobi.files import atomic_write
 
 FORMAT = 1
+FAMILIES = ("diffusion", "gan", "vae")
+MAX_STEPS = 100
 MANIFEST = "bundle.json"
 FILES = (
     "context.onnx",
@@ -47,7 +49,7 @@ class Bundle:
     """The index is the style id."""
     default_style: str
     neighbours: int
-    """Pictures of the memory that the generator looks at."""
+    """Pictures of the memory that the generator looks at; 0: it draws from text and style alone."""
     max_tokens: int
     files: Mapping[str, Mapping[str, Any]]
     """{"sha256", "bytes"} by file name."""
@@ -60,13 +62,13 @@ class Bundle:
     licences: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.family != "diffusion":
+        if self.family not in FAMILIES:
             raise BundleError(
-                f"{self._what}: family {self.family!r} is unknown; this version draws 'diffusion'."
+                f"{self._what}: family {self.family!r} is unknown; this version draws {', '.join(FAMILIES)}."
             )
         if self.default_style not in self.styles or len(self.latent_shape) != 3:
             raise BundleError(f"{self._what}: the default style or the latent shape is wrong.")
-        if self.sampler not in ("euler", "consistency") or self.steps < 1 or self.neighbours < 1:
+        if self.sampler not in ("euler", "consistency") or self.steps < 1 or self.neighbours < 0:
             raise BundleError(f"{self._what}: the sampler, steps or neighbours are wrong.")
         for name in self.files:
             if Path(name).suffix in _PICKLE_SUFFIXES:
@@ -76,6 +78,11 @@ class Bundle:
         missing = [name for name in FILES if name not in self.files]
         if missing:
             raise BundleError(f"{self._what} lists no {', '.join(missing)}; export the bundle again.")
+
+    @property
+    def most_steps(self) -> int:
+        """Sampling steps that make sense: a GAN and a VAE draw in one."""
+        return MAX_STEPS if self.family == "diffusion" else 1
 
     @property
     def _what(self) -> str:

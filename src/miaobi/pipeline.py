@@ -20,7 +20,6 @@ from miaobi.text.memory import Memory
 from miaobi.text.prompt import clean_prompt, skin_tone
 
 MAX_IMAGES = 64
-MAX_STEPS = 100
 MAX_SEED = 2**63 - 1
 _BATCH = 8  # pictures drawn together
 
@@ -66,7 +65,7 @@ class Pipeline:
             seed: the pictures of a prompt use seed, seed + 1, …; without it a random one, told in the
                 receipt. A prompt, seed and bundle give the same picture alone and in a batch.
             style: one of `bundle.styles`.
-            steps: sampling steps, 1 to 100; the bundle knows the best number.
+            steps: sampling steps, 1 to `bundle.most_steps`; the bundle knows the best number.
             tone: skin tone, 0 (none), 1 (light) to 5 (dark); without it, what the prompt says.
             on_progress: called after each batch with the number of pictures in it.
 
@@ -160,8 +159,10 @@ class Pipeline:
         if n < 1 or n * prompts > MAX_IMAGES:
             most = MAX_IMAGES // prompts
             raise InputError(f"n is {n} for {prompts} prompt(s); choose n from 1 to {most}.")
-        if not 1 <= steps <= MAX_STEPS:
-            raise InputError(f"steps is {steps}; choose 1 to {MAX_STEPS}.")
+        most = self.bundle.most_steps
+        if not 1 <= steps <= most:
+            allowed = f"choose 1 to {most}." if most > 1 else f"a {self.bundle.family} draws in 1."
+            raise InputError(f"steps is {steps}; {allowed}")
         if not 0 <= seed <= MAX_SEED - n + 1:
             raise InputError(f"seed is {seed}; choose 0 to {MAX_SEED - n + 1}.")
         if tone is not None and not 0 <= tone <= 5:

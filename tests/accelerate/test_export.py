@@ -7,9 +7,9 @@ from torch import nn
 
 from miaobi.accelerate.export import Storage, decoder_graph, generator_graphs, to_onnx
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
-from miaobi.models.diffusion import Condition, Diffusion, DiffusionConfig
+from miaobi.models.diffusion import Condition, Diffusion, BackboneConfig
 
-TINY = DiffusionConfig(
+TINY = BackboneConfig(
     styles=3, latent_shape=(4, 4, 4), text_width=8, neighbours=2, width=16, depth=2, heads=2
 )
 
@@ -92,7 +92,7 @@ def test_int8_matrices_are_multiplied_in_int8_and_keep_small_columns() -> None:
 
 def test_a_generator_in_int8_stays_near_itself_in_fp32() -> None:
     torch.manual_seed(0)
-    config = DiffusionConfig(
+    config = BackboneConfig(
         styles=3, latent_shape=(4, 4, 4), text_width=64, neighbours=2, width=64, depth=2, heads=2
     )
     model = Diffusion(config).eval()

@@ -3,10 +3,11 @@ import torch
 from torch import nn
 
 from miaobi import sampling
-from miaobi.models.diffusion import Condition, Diffusion, DiffusionConfig
+from miaobi.models.backbone import BackboneConfig, Condition
+from miaobi.models.diffusion import Diffusion, DiffusionConfig
 from miaobi.models.layers import Attention, RMSNorm, patchify, unpatchify
 
-TINY = DiffusionConfig(
+TINY = BackboneConfig(
     styles=3, latent_shape=(4, 4, 4), text_width=8, neighbours=2, width=16, depth=2, heads=2
 )
 
@@ -64,16 +65,16 @@ def test_padding_does_not_change_a_picture() -> None:
     )
     noise = torch.randn(1, 4, 4, 4)
     torch.testing.assert_close(
-        model.sample(one, noise, [1.0, 0.5, 0.0]), model.sample(padded, noise, [1.0, 0.5, 0.0])
+        model.walk(one, noise, [1.0, 0.5, 0.0]), model.walk(padded, noise, [1.0, 0.5, 0.0])
     )
 
 
 def test_a_picture_alone_and_in_a_batch() -> None:
     model, noise = lively(), torch.randn(3, 4, 4, 4)
-    together = model.sample(condition(3), noise, sampling.timesteps(3), guidance=2.0)
+    together = model.walk(condition(3), noise, sampling.timesteps(3), guidance=2.0)
     alone = Condition(*(getattr(condition(3), name)[1:2] for name in Condition.__dataclass_fields__))
     torch.testing.assert_close(
-        model.sample(alone, noise[1:2], sampling.timesteps(3), guidance=2.0), together[1:2]
+        model.walk(alone, noise[1:2], sampling.timesteps(3), guidance=2.0), together[1:2]
     )
 
 
@@ -83,15 +84,15 @@ def test_what_is_dropped_is_not_seen() -> None:
     other = Condition(*(getattr(condition(2, 3), name) for name in Condition.__dataclass_fields__))
     object.__setattr__(other, "neighbours", one.neighbours + 1)
     object.__setattr__(other, "text", one.text + 1)
-    assert not torch.allclose(model.sample(one, noise, times), model.sample(other, noise, times))
-    nothing = [model.sample(each.nothing(TINY.styles), noise, times) for each in (one, other)]
+    assert not torch.allclose(model.walk(one, noise, times), model.walk(other, noise, times))
+    nothing = [model.walk(each.nothing(TINY.styles), noise, times) for each in (one, other)]
     torch.testing.assert_close(*nothing, rtol=0, atol=0)
 
 
 def test_guidance_extrapolates_from_nothing_to_the_condition() -> None:
     model, noise, one = lively(), torch.randn(2, 4, 4, 4), condition(2)
-    plain, nothing = (model.sample(each, noise, [1.0, 0.0]) for each in (one, one.nothing(TINY.styles)))
-    torch.testing.assert_close(model.sample(one, noise, [1.0, 0.0], 3.0), nothing + 3 * (plain - nothing))
+    plain, nothing = (model.walk(each, noise, [1.0, 0.0]) for each in (one, one.nothing(TINY.styles)))
+    torch.testing.assert_close(model.walk(one, noise, [1.0, 0.0], 3.0), nothing + 3 * (plain - nothing))
 
 
 def test_sampling_is_the_plain_euler_of_sampling_py() -> None:
@@ -101,7 +102,7 @@ def test_sampling_is_the_plain_euler_of_sampling_py() -> None:
         reference = sampling.euler(
             lambda x, t: model.velocity(x, torch.full((2,), t), *prepared), noise, sampling.timesteps(4)
         )
-    torch.testing.assert_close(model.sample(one, noise, sampling.timesteps(4)), reference)
+    torch.testing.assert_close(model.sample(one, noise, 4, 1.0), reference)
 
 
 def test_a_new_model_predicts_zero_latents() -> None:
@@ -115,7 +116,7 @@ def test_a_new_model_predicts_zero_latents() -> None:
 
 def test_memorises_one_picture() -> None:
     torch.manual_seed(0)
-    wide = DiffusionConfig(**{**TINY.__dict__, "width": 48, "depth": 3})
+    wide = BackboneConfig(**{**TINY.__dict__, "width": 48, "depth": 3})
     model, target, one = Diffusion(wide), torch.randn(1, 4, 4, 4), condition(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     rng = torch.Generator().manual_seed(0)
@@ -127,21 +128,56 @@ def test_memorises_one_picture() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    drawn = model.sample(one, torch.randn(1, 4, 4, 4, generator=rng), sampling.timesteps(20))
+    drawn = model.sample(one, torch.randn(1, 4, 4, 4, generator=rng), 20, 1.0)
     assert (drawn - target).square().mean() < 0.05 * target.square().mean()
 
 
 def test_patch_must_divide() -> None:
     with pytest.raises(ValueError, match="must divide"):
-        DiffusionConfig(styles=1, latent_shape=(4, 6, 5), patch=2)
+        BackboneConfig(styles=1, latent_shape=(4, 6, 5), patch=2)
 
 
 def test_repeats_are_a_batch_with_every_picture_several_times() -> None:
     model, one = lively(), condition(2)
     latents = torch.randn(2, 4, 4, 4)
     rows = torch.tensor([0, 0, 0, 1, 1, 1])
+    seen_thrice = Diffusion(TINY, DiffusionConfig(repeats=3))
+    seen_thrice.load_state_dict(model.state_dict())
     longer = Condition(*(getattr(one, name)[rows] for name in Condition.__dataclass_fields__))
     torch.testing.assert_close(
-        model.loss(latents, one, torch.Generator().manual_seed(3), repeats=3)["flow"],
+        seen_thrice.loss(latents, one, torch.Generator().manual_seed(3))["flow"],
         model.loss(latents[rows], longer, torch.Generator().manual_seed(3))["flow"],
     )
+
+
+def test_shared_blocks_are_the_same_block_several_times() -> None:
+    """Two blocks used in turn against four whose weights were made equal."""
+    settings = {**TINY.__dict__, "depth": 4}
+    torch.manual_seed(0)
+    shared = Diffusion(BackboneConfig(**settings | {"distinct": 2})).eval()
+    for parameter in shared.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    whole = Diffusion(BackboneConfig(**settings)).eval()
+    weights = shared.state_dict()
+    for name, value in shared.state_dict().items():
+        for block in (0, 1):
+            if name.startswith(f"blocks.{block}."):
+                weights[name.replace(f"blocks.{block}.", f"blocks.{block + 2}.")] = value
+    whole.load_state_dict(weights)
+    assert sum(p.numel() for p in shared.parameters()) < sum(p.numel() for p in whole.parameters())
+    one, noise = condition(2), torch.randn(2, 4, 4, 4)
+    torch.testing.assert_close(shared.sample(one, noise, 2, 2.0), whole.sample(one, noise, 2, 2.0))
+    with pytest.raises(ValueError, match="distinct = 3 blocks must divide depth = 4"):
+        BackboneConfig(**settings | {"distinct": 3})
+
+
+def test_text_alone() -> None:
+    torch.manual_seed(0)
+    model = Diffusion(BackboneConfig(**{**TINY.__dict__, "neighbours": 0})).eval()
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    one, noise = condition(2), torch.randn(2, 4, 4, 4)
+    other = Condition(one.text + 1, *(getattr(one, n) for n in list(Condition.__dataclass_fields__)[1:]))
+    assert not torch.allclose(model.sample(one, noise, 1, 1.0), model.sample(other, noise, 1, 1.0))

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx
@@ -21,8 +21,11 @@ from torch import Tensor, nn
 
 from miaobi.bundle import Bundle, write_bundle
 from miaobi.models.autoencoder import Autoencoder
-from miaobi.models.diffusion import Condition, Diffusion
+from miaobi.models.backbone import Condition
 from miaobi.text.tokenizer import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from miaobi.train.generator import Generator
 
 Storage = Literal["int8", "fp16", "fp32"]
 OPSET = 23
@@ -41,9 +44,9 @@ class _Method(nn.Module):
         return self.method(*inputs)
 
 
-def generator_graphs(model: Diffusion, storage: Storage = "int8") -> dict[str, bytes]:
+def generator_graphs(model: "Generator", storage: Storage = "int8") -> dict[str, bytes]:
     """`context.onnx` (run once a picture) and `denoiser.onnx` (run at every step)."""
-    c, count = model.config, 2
+    c, count = model.backbone, 2
     channels, height, width = c.latent_shape
     condition = {
         "tokens": torch.randn(count, 5, c.text_width),
@@ -188,22 +191,23 @@ def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
     Raises:
         TrainingError: a part has not been trained.
     """
-    from miaobi.train import diffusion, loop
+    from miaobi.train import generator, loop
+    from miaobi.train.sources import Sources
 
-    generator = diffusion.load(Path(recipe["generator"]))
+    model = generator.load(Path(recipe["generator"]))
     _, trained = loop.load_model(Path(recipe["generator"]))
-    sources = diffusion.Sources.load({**trained, **recipe})
+    sources = Sources.load({**trained, **recipe})
     storage: Storage = recipe.get("storage", "int8")
-    shape = list(generator.config.latent_shape)
+    shape = list(model.backbone.latent_shape)
     card = Path(recipe["card"]) if "card" in recipe else None
     manifest = {
         **recipe["bundle"],
-        "family": "diffusion",
+        "family": trained.get("family", "diffusion"),
         "size_px": shape[1] * sources.autoencoder.config.reduction,
         "latent": {"shape": shape},
         "styles": list(sources.dataset.styles),
-        "text": {"max_tokens": MAX_TOKENS, "dim": generator.config.text_width},
-        "neighbours": generator.config.neighbours,
+        "text": {"max_tokens": MAX_TOKENS, "dim": model.backbone.text_width},
+        "neighbours": model.backbone.neighbours,
         "card": json.loads(card.read_text(encoding="utf-8")) if card and card.exists() else {},
     }
     text = Path(recipe["text"])
@@ -211,7 +215,7 @@ def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
         tensors, names = Path(temporary) / "memory.safetensors", Path(temporary) / "memory.json"
         sources.memory.save(tensors, names)
         files: dict[str, bytes | Path] = {
-            **generator_graphs(generator, storage),
+            **generator_graphs(model, storage),
             **decoder_graph(sources.autoencoder, storage, shape[1]),
             tensors.name: tensors,
             names.name: names,

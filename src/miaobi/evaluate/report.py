@@ -128,7 +128,7 @@ def generation_command(
     if "names" in parts:
         reference = None
         if teacher is not None:
-            from miaobi.train.diffusion import load_teacher
+            from miaobi.train.generator import load_teacher
 
             reference = load_teacher(teacher)
         reconstruct = autoencoder_reconstruct(autoencoder) if autoencoder is not None else None

@@ -223,6 +223,8 @@ def choose_entries(
         ValueError: a query is left without any picture.
     """
     queries = len(ranked)
+    if k == 0:
+        return np.empty((queries, 0), np.int64)
     style = np.broadcast_to(np.asarray(style, np.int64).reshape(-1, 1), (queries, 1))
     tone = np.broadcast_to(np.asarray(tone, np.int64).reshape(-1, 1), (queries, 1))
     result = np.empty((queries, k), np.int64)

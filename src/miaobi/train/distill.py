@@ -20,11 +20,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from miaobi import images, sampling
+from miaobi import sampling
 from miaobi.files import atomic_write
-from miaobi.models.diffusion import Condition, Diffusion
-from miaobi.train import diffusion, loop, workers
+from miaobi.errors import InputError
+from miaobi.models.backbone import Condition
+from miaobi.models.diffusion import Diffusion
+from miaobi.train import generator, loop, workers
 from miaobi.train.drive import drive
+from miaobi.train.pairs import Pairs, noises, to_device
+from miaobi.train.sources import Sources
 
 _PART = 256  # paths in one file
 
@@ -44,7 +48,7 @@ class Paths:
 
 def draw_paths(
     teacher: Diffusion,
-    task: diffusion.DiffusionTask,
+    pairs: Pairs,
     count: int,
     steps: int,
     substeps: int,
@@ -67,18 +71,18 @@ def draw_paths(
         path = files[number]
         if not path.exists():
             rng = np.random.default_rng([7, number])
-            texts, styles, entries = task.requests(rng, _PART)
+            texts, styles, entries = pairs.requests(rng, _PART)
             points = []
             for begin in range(0, _PART, batch_size):
                 rows = slice(begin, begin + batch_size)
-                condition = diffusion.to_device(task.condition(texts[rows], styles[rows], entries[rows]), on)
+                condition = to_device(pairs.condition(texts[rows], styles[rows], entries[rows]), on)
                 seeds = [number * _PART + begin + row for row in range(len(texts[rows]))]
-                x = diffusion.noises(seeds, teacher.config.latent_shape).to(on)
+                x = noises(seeds, teacher.backbone.latent_shape).to(on)
                 crossed = [x]
                 with loop.autocast(loop.precision("auto", on), on):
                     for stride in range(steps):
                         between = times[stride * substeps : (stride + 1) * substeps + 1]
-                        x = teacher.sample(condition, x, between, guidance)
+                        x = teacher.walk(condition, x, between, guidance)
                         crossed.append(x)
                 points.append(torch.stack(crossed, 1).cpu().numpy().astype(np.float16))
             buffer = io.BytesIO()
@@ -99,20 +103,20 @@ def draw_paths(
 class DistillTask:
     """The student walks; the loss is how far each of its points is from the teacher's."""
 
-    def __init__(self, model: Diffusion, teacher_task: diffusion.DiffusionTask, paths: Paths) -> None:
-        self.model, self.data, self.paths = model, teacher_task, paths
+    def __init__(self, model: Diffusion, pairs: Pairs, paths: Paths) -> None:
+        self.model, self.pairs, self.paths = model, pairs, paths
         self.times = sampling.timesteps(paths.points.shape[1] - 1)
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Condition]:
         rows = rng.integers(len(self.paths.texts), size=size)
-        condition = self.data.condition(
+        condition = self.pairs.condition(
             [self.paths.texts[row] for row in rows], self.paths.styles[rows], self.paths.entries[rows]
         )
         return torch.from_numpy(self.paths.points[rows].astype(np.float32)), condition
 
     def loss(self, batch: tuple[Tensor, Condition], rng: torch.Generator) -> Mapping[str, Tensor]:
         on = next(self.model.parameters()).device
-        points, condition = batch[0].to(on), diffusion.to_device(batch[1], on)
+        points, condition = batch[0].to(on), to_device(batch[1], on)
         prepared = self.model.prepare(condition)
         x, losses = points[:, 0], {}
         for index, t in enumerate(self.times[:-1]):
@@ -124,16 +128,12 @@ class DistillTask:
     @torch.no_grad()
     def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
         """Squared distance of held-out pictures to the real ones, and a sheet of both."""
-        chosen, condition = self.data.heldout(32)
+        chosen, condition = self.pairs.heldout(32)
         on = next(self.model.parameters()).device
-        noise = diffusion.noises(range(len(chosen)), self.model.config.latent_shape).to(on)
-        drawn = self.model.sample(diffusion.to_device(condition, on), noise, self.times)
-        real = torch.from_numpy(self.data.sources.latents.values[chosen].astype(np.float32)).to(on)
-        shown = torch.stack([real, drawn], 1).flatten(0, 1)
-        sheet = images.contact_sheet(
-            images.to_pil(diffusion.decode(self.data.sources.autoencoder, shown)), 16
-        )
-        return {"latent_error": float((drawn - real).square().mean())}, sheet
+        noise = noises(range(len(chosen)), self.model.backbone.latent_shape).to(on)
+        drawn = self.model.walk(to_device(condition, on), noise, self.times)
+        real = torch.from_numpy(self.pairs.sources.latents.values[chosen].astype(np.float32)).to(on)
+        return {"latent_error": float((drawn - real).square().mean())}, self.pairs.sheet(real, drawn)
 
 
 def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
@@ -143,13 +143,17 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     `paths`, how many pictures the teacher draws; `steps` of the student; `substeps` of the teacher in each;
     `guidance`.
     """
-    teacher = diffusion.load(Path(recipe["teacher"])).to(loop.device())
+    teacher, student = (_diffusion(Path(recipe["teacher"])) for _ in range(2))
     _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))
-    sources = diffusion.Sources.load({**teacher_recipe, **recipe})
-    task = diffusion.DiffusionTask(teacher, sources, 0.2, 0.4)
+    pairs = Pairs(Sources.load({**teacher_recipe, **recipe}), teacher.backbone.neighbours)
     paths = draw_paths(
-        teacher, task, recipe["paths"], recipe["steps"], recipe["substeps"], recipe["guidance"], out / "paths"
+        teacher, pairs, recipe["paths"], recipe["steps"], recipe["substeps"], recipe["guidance"], out / "paths"
     )
-    student = diffusion.load(Path(recipe["teacher"])).to(loop.device())
-    saved = {**recipe, "model": teacher_recipe["model"]}
-    drive(DistillTask(student, task, paths), saved, out, resume)
+    drive(DistillTask(student, pairs, paths), {**recipe, "model": teacher_recipe["model"]}, out, resume)
+
+
+def _diffusion(folder: Path) -> Diffusion:
+    model = generator.load(folder)
+    if not isinstance(model, Diffusion):
+        raise InputError(f"the teacher in {folder} is a {type(model).__name__}; only diffusion takes many steps")
+    return model.to(loop.device())

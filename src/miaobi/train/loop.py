@@ -60,6 +60,8 @@ class Schedule:
     """`muon` orthogonalises the update of matrices and kernels (Jordan et al. 2024)."""
     muon_lr: float = 0.01
     """Peak learning rate of the matrices under Muon."""
+    beta1: float = 0.9
+    """Decay of AdamW's mean of gradients; a GAN wants 0."""
     warmup: int = 200
     """Steps of linear warm-up."""
     cooldown: float = 0.3
@@ -83,9 +85,9 @@ class Schedule:
                 raise ValueError(
                     f"{name} = {getattr(self, name)!r} must be at least {low}; correct it in the recipe"
                 )
-        if not (0 <= self.cooldown <= 1 and 0 <= self.ema < 1 and self.lr > 0 and self.clip > 0):
+        if not (0 <= self.cooldown <= 1 and 0 <= self.ema < 1 and 0 <= self.beta1 < 1 and self.lr > 0 and self.clip > 0):
             raise ValueError(
-                f"cooldown = {self.cooldown}, ema = {self.ema} must lie in [0, 1] and lr = {self.lr}, "
+                f"cooldown = {self.cooldown}, ema = {self.ema}, beta1 = {self.beta1} must lie in [0, 1] and lr = {self.lr}, "
                 f"clip = {self.clip} above 0; correct them in the recipe"
             )
 
@@ -159,7 +161,7 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimize
     parameters = [p for p in model.parameters() if p.requires_grad]
     if schedule.optimizer == "adamw":
         made: torch.optim.Optimizer = torch.optim.AdamW(
-            parameters, lr=schedule.lr, betas=(0.9, 0.99), weight_decay=schedule.weight_decay, fused=True
+            parameters, lr=schedule.lr, betas=(schedule.beta1, 0.99), weight_decay=schedule.weight_decay, fused=True
         )
     else:
         from pytorch_optimizer import Muon
@@ -171,7 +173,7 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimize
         made = Muon(
             [
                 {"params": matrix, "use_muon": True, "lr": schedule.muon_lr},
-                {"params": other, "use_muon": False, "lr": schedule.lr, "betas": (0.9, 0.99)},
+                {"params": other, "use_muon": False, "lr": schedule.lr, "betas": (schedule.beta1, 0.99)},
             ],
             weight_decay=schedule.weight_decay,
         )

@@ -7,17 +7,20 @@ import torch
 from torch import nn
 
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
-from miaobi.models.diffusion import Diffusion, DiffusionConfig
+from miaobi.models.backbone import BackboneConfig
+from miaobi.models.diffusion import Diffusion
 from miaobi.text.encoder import TextFeatures
 from miaobi.text.memory import Memory, best_scale, pack
 from miaobi.train import distill, loop
 from miaobi.train.colours import COLOURS
 from miaobi.train.data import Dataset, Record
-from miaobi.train.diffusion import Captions, DiffusionTask, Sources
+from miaobi.train.generator import GeneratorTask
 from miaobi.train.latents import Latents
+from miaobi.train.pairs import Pairs
+from miaobi.train.sources import Captions, Sources
 
 STYLES = ("noto", "twemoji", "fluent")
-CONFIG = DiffusionConfig(
+CONFIG = BackboneConfig(
     styles=3, latent_shape=(4, 4, 4), text_width=8, neighbours=2, width=16, depth=1, heads=2
 )
 
@@ -67,28 +70,33 @@ def sources() -> Sources:
 
 
 @pytest.fixture
-def task(sources: Sources) -> DiffusionTask:
+def pairs(sources: Sources) -> Pairs:
+    return Pairs(sources, 2, 0.2, 0.5)
+
+
+@pytest.fixture
+def model() -> Diffusion:
     torch.manual_seed(0)
-    model = Diffusion(CONFIG)
-    for parameter in model.parameters():
+    made = Diffusion(CONFIG)
+    for parameter in made.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
-    return DiffusionTask(model, sources, 0.2, 0.5)
+    return made
 
 
-def test_neighbours_show_the_concept_in_other_styles_first(task: DiffusionTask) -> None:
-    memory, rng = task.sources.memory, np.random.default_rng(0)
+def test_neighbours_show_the_concept_in_other_styles_first(pairs: Pairs) -> None:
+    memory, rng = pairs.sources.memory, np.random.default_rng(0)
     for concept in range(5):
         for style in range(3):
-            entries = task.neighbours(rng, np.full(20, concept), np.full(20, style))
+            entries = pairs.neighbours(rng, np.full(20, concept), np.full(20, style))
             same = memory.entry_concept[entries] == concept
             assert not (same & (memory.entry_style[entries] == style)).any()
             expected = 1 if (concept, style) in ((2, 0), (2, 1)) else 2  # "sun" has a style less to offer
             assert (same.sum(axis=1) == expected).all()
 
 
-def test_a_batch_is_a_function_of_its_generator(task: DiffusionTask) -> None:
-    one, same, other = (task.batch(np.random.default_rng(seed), 12) for seed in (1, 1, 2))
+def test_a_batch_is_a_function_of_its_generator(pairs: Pairs) -> None:
+    one, same, other = (pairs.batch(np.random.default_rng(seed), 12) for seed in (1, 1, 2))
     assert one.latents.shape == (12, 4, 4, 4)
     assert one.condition.neighbours.shape == (12, 2, 4, 4, 4)
     torch.testing.assert_close(one.latents, same.latents, rtol=0, atol=0)
@@ -96,18 +104,18 @@ def test_a_batch_is_a_function_of_its_generator(task: DiffusionTask) -> None:
     assert not torch.equal(one.latents, other.latents)
 
 
-def test_held_out_pairs_are_neither_trained_on_nor_asked_of_the_teacher(task: DiffusionTask) -> None:
-    heldout = int(task.sources.dataset.split("heldout")[0])
-    assert heldout not in task.sources.latents.source[task.rows]
-    texts, styles, _ = task.requests(np.random.default_rng(0), 500)
+def test_held_out_pairs_are_neither_trained_on_nor_asked_of_the_teacher(pairs: Pairs) -> None:
+    heldout = int(pairs.sources.dataset.split("heldout")[0])
+    assert heldout not in pairs.sources.latents.source[pairs.rows]
+    texts, styles, _ = pairs.requests(np.random.default_rng(0), 500)
     assert not any("sun" in text and style == 2 for text, style in zip(texts, styles, strict=True))
-    chosen, condition = task.heldout()
+    chosen, condition = pairs.heldout()
     assert chosen.tolist() == [heldout]
     assert condition.style.tolist() == [2]
 
 
-def test_recoloured_pictures_say_so(task: DiffusionTask) -> None:
-    texts = task.texts(np.random.default_rng(0), np.full(20, 15))
+def test_recoloured_pictures_say_so(pairs: Pairs) -> None:
+    texts = pairs.texts(np.random.default_rng(0), np.full(20, 15))
     assert all(any(word in text for word in COLOURS["blue"].en + COLOURS["blue"].zh) for text in texts)
 
 
@@ -119,37 +127,37 @@ def test_kept_captions_are_those_of_the_encoder() -> None:
     np.testing.assert_allclose(again.embedding, fresh.embedding, atol=1e-2)
 
 
-def test_the_report_draws(task: DiffusionTask) -> None:
-    figures, sheet = task.report()
+def test_the_report_draws(pairs: Pairs, model: Diffusion) -> None:
+    figures, sheet = GeneratorTask(model, pairs, {"steps": 2, "guidance": 2.0}).report()
     assert set(figures) == {"flow", "latent_error"}
     assert sheet is not None
 
 
 def test_a_student_equal_to_an_unguided_teacher_has_nothing_to_learn(
-    task: DiffusionTask, tmp_path: Path
+    pairs: Pairs, model: Diffusion, tmp_path: Path
 ) -> None:
-    paths = distill.draw_paths(task.model, task, 256, steps=2, substeps=1, guidance=1.0, folder=tmp_path)
-    student = distill.DistillTask(task.model, task, paths)
+    paths = distill.draw_paths(model, pairs, 256, steps=2, substeps=1, guidance=1.0, folder=tmp_path)
+    student = distill.DistillTask(model, pairs, paths)
     with torch.no_grad():
         losses = student.loss(student.batch(np.random.default_rng(0), 8), torch.Generator())
     assert set(losses) == {"stride_1", "stride_2"}
     assert max(float(loss) for loss in losses.values()) < 1e-3
 
 
-def test_paths_are_kept_and_taken_up_again(task: DiffusionTask, tmp_path: Path) -> None:
-    first = distill.draw_paths(task.model, task, 256, steps=2, substeps=2, guidance=2.0, folder=tmp_path)
-    nn.init.zeros_(task.model.output.weight)
-    both = distill.draw_paths(task.model, task, 512, steps=2, substeps=2, guidance=2.0, folder=tmp_path)
+def test_paths_are_kept_and_taken_up_again(pairs: Pairs, model: Diffusion, tmp_path: Path) -> None:
+    first = distill.draw_paths(model, pairs, 256, steps=2, substeps=2, guidance=2.0, folder=tmp_path)
+    nn.init.zeros_(model.output.weight)
+    both = distill.draw_paths(model, pairs, 512, steps=2, substeps=2, guidance=2.0, folder=tmp_path)
     assert len(both.texts) == 512
     np.testing.assert_array_equal(both.points[:256], first.points)
     assert not np.allclose(both.points[256:, -1], both.points[:256, -1])
 
 
 def test_distilling_brings_the_student_nearer_to_the_guided_teacher(
-    task: DiffusionTask, tmp_path: Path
+    pairs: Pairs, model: Diffusion, tmp_path: Path
 ) -> None:
-    paths = distill.draw_paths(task.model, task, 256, steps=2, substeps=3, guidance=3.0, folder=tmp_path)
-    student = distill.DistillTask(task.model, task, paths)
+    paths = distill.draw_paths(model, pairs, 256, steps=2, substeps=3, guidance=3.0, folder=tmp_path)
+    student = distill.DistillTask(model, pairs, paths)
     plan = loop.Schedule(steps=60, batch_size=32, lr=2e-3, warmup=1, precision="fp32")
     totals = [step.losses["total"] for step in loop.fit(student, loop.start(student.model, plan), plan)]
     assert totals[-1] < 0.7 * totals[0]

@@ -1,0 +1,151 @@
+"""Trains a generator of any family on latents, with captions, styles and retrieved neighbours."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from miaobi import images
+from miaobi.errors import InputError
+from miaobi.models.backbone import BackboneConfig, Condition
+from miaobi.models.diffusion import Diffusion, DiffusionConfig
+from miaobi.models.gan import Gan, GanConfig
+from miaobi.models.vae import Vae, VaeConfig
+from miaobi.train import loop
+from miaobi.train.drive import drive
+from miaobi.train.pairs import Batch, Pairs, decode, noises, replace_rows, to_device
+from miaobi.train.sources import Sources
+
+Generator = Diffusion | Gan | Vae
+FAMILIES: Mapping[str, tuple[Callable[..., Generator], type]] = {
+    "diffusion": (Diffusion, DiffusionConfig),
+    "gan": (Gan, GanConfig),
+    "vae": (Vae, VaeConfig),
+}
+"""Model and configuration of each family. A recipe names one as `family`; its table `model` describes the
+backbone that they share, a table called like the family the rest."""
+
+
+@dataclass
+class GeneratorTask:
+    """Any family on pairs of latents and conditions."""
+
+    model: Generator
+    pairs: Pairs
+    preview: Mapping[str, float]
+    """Knobs of `sample` for the previews."""
+
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+        return self.pairs.batch(rng, size)
+
+    def loss(self, batch: Batch, rng: torch.Generator) -> Mapping[str, Tensor]:
+        on = next(self.model.parameters()).device
+        # 10 % without any condition (for guidance), 10 % without neighbours, 5 % without text
+        draw = torch.rand(len(batch.latents), generator=rng)
+        condition = batch.condition.drop(
+            (draw < 0.10) | ((draw >= 0.20) & (draw < 0.25)),
+            draw < 0.20,
+            draw < 0.10,
+            self.model.backbone.styles,
+        )
+        return self.model.loss(batch.latents.to(on), to_device(condition, on), rng)
+
+    @torch.no_grad()
+    def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
+        """The squared error of drawn held-out latents, those losses that need no gradient, and a sheet of real
+        and drawn pictures.
+        """
+        chosen, condition = self.pairs.heldout(96)
+        on = next(self.model.parameters()).device
+        condition = to_device(condition, on)
+        real = torch.from_numpy(self.pairs.sources.latents.values[chosen].astype(np.float32)).to(on)
+        with loop.autocast(loop.precision("auto", on), on):
+            losses = self.model.measure(real, condition, torch.Generator().manual_seed(0))
+            few = replace_rows(condition, slice(0, 32))
+            noise = noises(range(len(few.style)), self.model.backbone.latent_shape).to(on)
+            drawn = self.model.sample(few, noise, **self.preview).float()
+        figures = {name: float(value) for name, value in losses.items()}
+        figures["latent_error"] = float((drawn - real[: len(drawn)]).square().mean())
+        return figures, self.pairs.sheet(real, drawn)
+
+
+def build(recipe: Mapping[str, Any]) -> Generator:
+    """The generator that a recipe describes, untrained.
+
+    Raises:
+        InputError: the family is unknown.
+    """
+    family = recipe.get("family", "diffusion")
+    if family not in FAMILIES:
+        raise InputError(f"family = {family!r}; choose one of {', '.join(FAMILIES)}")
+    model, config = FAMILIES[family]
+    return model(_config(BackboneConfig, recipe["model"]), _config(config, recipe.get(family, {})))
+
+
+def _config(kind: type, table: Mapping[str, Any]) -> Any:
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in table.items()})
+
+
+def load(folder: Path) -> Generator:
+    """The trained generator in `folder`, in evaluation mode."""
+    weights, recipe = loop.load_model(folder)
+    model = build(recipe)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def load_teacher(
+    folder: Path, steps: int = 50, guidance: float | None = None
+) -> Callable[[Sequence[str], Sequence[str], Sequence[int]], images.UInt8]:
+    """The generator in `folder`: prompts, styles and seeds (B each) → straight RGBA uint8 (B, H, W, 4).
+
+    It draws in PyTorch, fp32, with `steps` Euler steps and `guidance` (by default that of its recipe), from
+    the neighbours that a bundle would find: what the distilled bundle is measured against.
+    """
+    model, (_, recipe) = load(folder), loop.load_model(folder)
+    scale = recipe.get("guidance", 3.0) if guidance is None else guidance
+    sources = Sources.load(recipe)
+    style_ids = {style: number for number, style in enumerate(sources.dataset.styles)}
+
+    def draw(prompts: Sequence[str], styles: Sequence[str], seeds: Sequence[int]) -> images.UInt8:
+        features = sources.encoder(prompts)
+        asked = np.array([style_ids[style] for style in styles])
+        found = sources.memory.neighbours(features.embedding, asked, 0, model.backbone.neighbours)
+        arrays = (features.tokens, features.mask, features.embedding, asked, found.latents, found.styles)
+        condition = Condition(*(torch.from_numpy(array) for array in arrays))
+        noise = noises(seeds, model.backbone.latent_shape)
+        return decode(sources.autoencoder, model.sample(condition, noise, steps, scale))
+
+    return draw
+
+
+def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
+    """Train as `recipe` says.
+
+    Besides `family` and the tables `model`, `schedule` and that of the family: `data`, folders `autoencoder`
+    and `text` of trained parts, `heldout_tags`, `recoloured_copies` of each picture, `tone_weight` and
+    `colour_weight` of skin-tone variants and recoloured pictures in a batch, `preview`, a table of `steps` and
+    `guidance` for the previews, `start_from`, a folder of weights to go on from.
+    """
+    sources = Sources.load(recipe)
+    shape = list(sources.latents.values.shape[1:])
+    recipe["model"] = {"styles": len(sources.dataset.styles), "latent_shape": shape} | recipe.get("model", {})
+    model = build(recipe).to(loop.device())
+    if "start_from" in recipe and not resume:
+        model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
+    pairs = Pairs(
+        sources,
+        model.backbone.neighbours,
+        recipe.get("tone_weight", 0.2),
+        recipe.get("colour_weight", 0.4),
+    )
+    if isinstance(model, Vae) and model.config.perceptual_weight:
+        from miaobi.train.perceptual import Perceptual
+
+        model.perceptual = Perceptual(sources.autoencoder)
+    drive(GeneratorTask(model, pairs, recipe.get("preview", {})), recipe, out, resume)

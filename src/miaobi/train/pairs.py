@@ -1,0 +1,180 @@
+"""Batches for generators: latents, and the captions, styles and neighbours they are to be drawn from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from miaobi import images, sampling
+from miaobi.models.autoencoder import Autoencoder
+from miaobi.models.backbone import Condition
+from miaobi.text.memory import choose_entries, entry_table, rank_concepts
+from miaobi.train.captions import caption
+from miaobi.train.colours import COLOURS
+from miaobi.train.sources import Captions, Int, Sources
+
+_CANDIDATES = 8  # neighbours that a training sample may draw its own from
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents (B, C, h, w) and what they are to be drawn from."""
+
+    latents: Tensor
+    condition: Condition
+
+
+class Pairs:
+    """Latents with random captions and random neighbours of the same concept in other styles.
+
+    Args:
+        sources: data, latents, text encoder and memory.
+        neighbours: how many of them a picture has.
+        tone_weight: how much a skin-tone variant counts.
+        colour_weight: how much a recoloured picture counts.
+    """
+
+    def __init__(
+        self, sources: Sources, neighbours: int, tone_weight: float = 0.2, colour_weight: float = 0.4
+    ) -> None:
+        self.sources, self.neighbour_count = sources, neighbours
+        self.captions = Captions(sources.encoder)
+        records, latents, memory = sources.dataset.records, sources.latents, sources.memory
+        self.styles = sources.dataset.style_ids()
+        number = {concept["slug"]: index for index, concept in enumerate(memory.concepts)}
+        self.concept = np.array([number.get(record.concept, -1) for record in records], np.int64)
+        usable = np.array([record.split == "train" for record in records]) & (self.concept >= 0)
+        self.rows = np.flatnonzero(usable[latents.source])
+        shares = np.where([records[i].tone > 0 for i in latents.source[self.rows]], tone_weight, 1.0)
+        shares = np.where(latents.colour[self.rows] >= 0, colour_weight, shares)
+        self.shares = shares / shares.sum()
+        self.names = list(COLOURS)
+        self._related = self._rank_related()
+        self._table = entry_table(memory.entry_concept, len(memory.concepts))
+
+    def _rank_related(self) -> Int:
+        """(concepts, 4): each concept itself, then the nearest others by its first key."""
+        memory = self.sources.memory
+        first = np.unique(memory.key_concept, return_index=True)[1]
+        keys = memory.keys.astype(np.float32)
+        ranked, _ = rank_concepts(keys[first], keys, memory.key_concept, len(memory.concepts), 5)
+        own = np.arange(len(ranked))[:, None]
+        return np.concatenate([own, np.stack([row[row != i][:4] for i, row in enumerate(ranked)])], axis=1)
+
+    def candidates(self, concept: Int, style: Int) -> tuple[Int, Int]:
+        """Entries (B, 8) that may be neighbours, best first, and how many (B,) show the same concept.
+
+        Never one of the same concept in the same style: pictures are to be drawn from other hands' pictures.
+        """
+        memory = self.sources.memory
+        own = self._table[concept]
+        exclude = np.where((own >= 0) & (memory.entry_style[own] == style[:, None]), own, -1)
+        chosen = choose_entries(
+            self._related[concept],
+            self._table,
+            memory.entry_style,
+            memory.entry_tone,
+            style,
+            0,
+            _CANDIDATES,
+            exclude,
+        )
+        return chosen, (memory.entry_concept[chosen] == concept[:, None]).sum(axis=1)
+
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+        rows = rng.choice(self.rows, size, p=self.shares)
+        values = torch.from_numpy(self.sources.latents.values[rows].astype(np.float32))
+        pictures = self.sources.latents.source[rows]
+        entries = self.neighbours(rng, self.concept[pictures], self.styles[pictures])
+        return Batch(values, self.condition(self.texts(rng, rows), self.styles[pictures], entries))
+
+    def requests(self, rng: np.random.Generator, size: int) -> tuple[list[str], Int, Int]:
+        """Texts, styles (B,) and neighbours (B, K) that could be asked for: like a batch, but half of the
+        styles are random.
+
+        Never a held-out pair of concept and style.
+        """
+        sources = self.sources
+        rows = rng.choice(self.rows, size, p=self.shares)
+        concept, style = (part[sources.latents.source[rows]] for part in (self.concept, self.styles))
+        other = np.where(rng.random(size) < 0.5, rng.integers(len(sources.dataset.styles), size=size), style)
+        heldout = sources.dataset.split("heldout")
+        forbidden = set(zip(self.concept[heldout].tolist(), self.styles[heldout].tolist(), strict=True))
+        allowed = [pair not in forbidden for pair in zip(concept.tolist(), other.tolist(), strict=True)]
+        style = np.where(allowed, other, style)
+        return self.texts(rng, rows), style, self.neighbours(rng, concept, style)
+
+    def texts(self, rng: np.random.Generator, rows: Int) -> list[str]:
+        """A random caption for each row of the latents."""
+        sources = self.sources
+        return [
+            caption(sources.dataset.records[i], self.names[c] if c >= 0 else None, sources.heldout_tags, rng)
+            for i, c in zip(sources.latents.source[rows], sources.latents.colour[rows], strict=True)
+        ]
+
+    def neighbours(self, rng: np.random.Generator, concept: Int, style: Int) -> Int:
+        """Entries (B, K): pictures of the same concept in random order, then the nearest others."""
+        entries, same = self.candidates(concept, style)
+        order = np.where(
+            np.arange(_CANDIDATES) < same[:, None], rng.random(entries.shape), np.arange(_CANDIDATES) + 1
+        )
+        return np.take_along_axis(entries, order.argsort(axis=1), 1)[:, : self.neighbour_count]
+
+    def condition(self, texts: Sequence[str], styles: Int, entries: Int) -> Condition:
+        """Captions, style ids (B,) and memory entries (B, K) as tensors."""
+        features, memory = self.captions(texts), self.sources.memory
+        return Condition(
+            torch.from_numpy(features.tokens),
+            torch.from_numpy(features.mask),
+            torch.from_numpy(features.embedding),
+            torch.from_numpy(styles.astype(np.int64)),
+            torch.from_numpy(memory.unpacked(entries)),
+            torch.from_numpy(memory.entry_style[entries].astype(np.int64)),
+        )
+
+    def heldout(self, limit: int | None = None) -> tuple[Int, Condition]:
+        """Held-out pictures without skin tones, in a fixed random order, and their conditions by English
+        name.
+        """
+        dataset = self.sources.dataset
+        able = [i for i in dataset.split("heldout") if not dataset.records[i].tone and self.concept[i] >= 0]
+        chosen = np.random.default_rng(0).permutation(np.array(able, np.int64))[:limit]
+        entries = self.candidates(self.concept[chosen], self.styles[chosen])[0][
+            :, : self.neighbour_count
+        ]
+        return chosen, self.condition(
+            [dataset.records[i].label_en for i in chosen], self.styles[chosen], entries
+        )
+
+    def sheet(self, real: Tensor, drawn: Tensor) -> Image.Image:
+        """Real and drawn latents (B, C, h, w), decoded, side by side."""
+        both = torch.stack([real[: len(drawn)], drawn], 1).flatten(0, 1)
+        return images.contact_sheet(images.to_pil(decode(self.sources.autoencoder, both)), 16)
+
+
+def to_device(condition: Condition, on: torch.device) -> Condition:
+    """The condition on another device."""
+    return Condition(*(getattr(condition, name).to(on) for name in condition.__dataclass_fields__))
+
+
+def replace_rows(condition: Condition, rows: slice) -> Condition:
+    """Some rows of a condition."""
+    return replace(
+        condition, **{name: getattr(condition, name)[rows] for name in condition.__dataclass_fields__}
+    )
+
+
+def noises(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """The noise that each seed stands for, (B, C, h, w)."""
+    return torch.from_numpy(sampling.draw(sampling.generators(seeds), shape))
+
+
+def decode(autoencoder: Autoencoder, latents: Tensor) -> images.UInt8:
+    """Standardised latents (B, C, h, w) → straight RGBA uint8 (B, H, W, 4)."""
+    on = next(autoencoder.parameters()).device
+    with torch.no_grad():
+        parts = [autoencoder.decode(part.to(on).float()).cpu().numpy() for part in torch.split(latents, 64)]
+    return images.to_uint8(np.concatenate(parts))
