@@ -113,3 +113,26 @@ def test_bad_schedule() -> None:
         schedule(batch_size=0)
     with pytest.raises(ValueError, match="ema = 1"):
         schedule(ema=1.0)
+
+
+class Means(Line):
+    """The same sixteen points in every step, part by part."""
+
+    points = torch.linspace(-1, 1, 16)[:, None]
+
+    def batch(self, rng: np.random.Generator, size: int) -> Tensor:
+        self.calls += 1
+        begin = (self.calls - 1) * size % 16
+        return self.points[begin : begin + size]
+
+    def loss(self, batch: Tensor, rng: torch.Generator) -> Mapping[str, Tensor]:
+        return {"square": (self.model(batch) - 2 * batch).square().mean()}
+
+
+def test_a_batch_in_parts_is_the_same_batch() -> None:
+    whole, parts = Means(), Means()
+    curves = [
+        [step.losses["total"] for step in loop.fit(task, loop.start(task.model, plan), plan)]
+        for task, plan in ((whole, schedule()), (parts, schedule(accumulate=4)))
+    ]
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)

@@ -54,6 +54,8 @@ class Schedule:
     """Optimiser steps in all."""
     batch_size: int = 32
     """Pictures (or captions) a step, of all workers together."""
+    accumulate: int = 1
+    """Parts that a worker computes its share of a batch in, one after the other, to need less memory."""
     lr: float = 1e-3
     """Peak learning rate of AdamW, and of the vectors, gains and embeddings under Muon."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -80,7 +82,7 @@ class Schedule:
     """`auto`: bf16 where the device computes it natively, otherwise fp32."""
 
     def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("batch_size", 1), ("warmup", 0)):
+        for name, low in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("warmup", 0)):
             if getattr(self, name) < low:
                 raise ValueError(
                     f"{name} = {getattr(self, name)!r} must be at least {low}; correct it in the recipe"
@@ -196,12 +198,12 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
     Raises:
         TrainingError: a loss or gradient is not finite, or the batch cannot be shared out.
     """
-    if schedule.batch_size % workers.count():
+    parts = workers.count() * schedule.accumulate
+    if schedule.batch_size % parts:
         raise TrainingError(
-            f"batch_size = {schedule.batch_size} cannot be shared by {workers.count()} workers; "
-            "choose a multiple of their number"
+            f"batch_size = {schedule.batch_size} cannot be shared by {workers.count()} workers in "
+            f"{schedule.accumulate} parts each; choose a multiple of {parts}"
         )
-    share = schedule.batch_size // workers.count()
     seed = schedule.seed + (workers.rank() << 24)
     on = next(task.model.parameters()).device
     dtype = precision(schedule.precision, on)
@@ -215,30 +217,33 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
     first, started, waited = state.step, time.perf_counter(), 0.0
 
     def batches() -> Iterator[Batch]:
-        for step in range(first, schedule.steps):
-            yield task.batch(np.random.Generator(np.random.Philox(key=[seed, step])), share)
+        for part in range(first * schedule.accumulate, schedule.steps * schedule.accumulate):
+            rng = np.random.Generator(np.random.Philox(key=[seed, part]))
+            yield task.batch(rng, schedule.batch_size // parts)
 
     task.model.train()
     source = prefetch(batches())
     for step in range(first, schedule.steps):
-        before = time.perf_counter()
-        batch = next(source)
-        waited += time.perf_counter() - before
-
         factor = schedule.factor(step)
         for group in state.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        rng = torch.Generator().manual_seed((seed << 32) + step)
-        with autocast(dtype, on):
-            losses = task.loss(batch, rng)
-        total = torch.stack([value.float() for value in losses.values()]).sum()
         state.optimizer.zero_grad(set_to_none=True)
-        scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        told = [value.detach().float() for value in losses.values()]
+        summed: dict[str, Tensor] = {}
+        for part in range(step * schedule.accumulate, (step + 1) * schedule.accumulate):
+            before = time.perf_counter()
+            batch = next(source)
+            waited += time.perf_counter() - before
+            rng = torch.Generator().manual_seed((seed << 32) + part)
+            with autocast(dtype, on):
+                losses = task.loss(batch, rng)
+            shares = {name: value.float() / schedule.accumulate for name, value in losses.items()}
+            scaler.scale(torch.stack(list(shares.values())).sum()).backward()  # type: ignore[no-untyped-call]
+            summed = {name: summed.get(name, 0) + value.detach() for name, value in shares.items()}
+        told = list(summed.values())
         workers.average([p.grad for p in parameters if p.grad is not None] + told)
         scaler.unscale_(state.optimizer)
         norm = float(nn.utils.clip_grad_norm_(parameters, schedule.clip))
-        values = dict(zip(losses, map(float, told), strict=True))
+        values = dict(zip(summed, map(float, told), strict=True))
         if not math.isfinite(sum(values.values())) or (not math.isfinite(norm) and not scaler.is_enabled()):
             raise TrainingError(
                 f"step {step + 1}: losses {values}, gradient norm {norm}; not finite. "
