@@ -86,3 +86,32 @@ def test_noise_is_a_share_of_the_latents() -> None:
     after = model.loss(pictures, torch.Generator().manual_seed(1))
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_codes_of_a_quantised_autoencoder_are_its_latents() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(AutoencoderConfig(**{**TINY.__dict__, "levels": (5, 4, 3, 5, 2, 7)})).eval()
+    pictures = torch.randn(2, 4, 32, 32)
+    with torch.no_grad():
+        model.standardise([pictures])
+        latents = model.encode(pictures)
+        codes = model.codes(latents)
+        assert codes.shape == (2, 4, 4)
+        torch.testing.assert_close(model.of_codes(codes), latents)
+    with pytest.raises(ValueError, match="an entry for each of 6"):
+        AutoencoderConfig(**{**TINY.__dict__, "levels": (5, 5)})
+
+
+def test_a_quantised_autoencoder_learns() -> None:
+    torch.manual_seed(0)
+    model = Autoencoder(AutoencoderConfig(**{**TINY.__dict__, "levels": (5,) * 6}))
+    pictures, rng = torch.rand(4, 4, 1, 1).expand(-1, -1, 32, 32), torch.Generator()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        total = torch.stack(list(model.loss(pictures, rng).values())).sum()
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        losses.append(total.item())
+    assert losses[-1] < 0.5 * losses[0]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from miaobi.models import fsq
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -29,6 +31,8 @@ class AutoencoderConfig:
     """Pixels a side that space-to-channel folds into the first grid."""
     noise: float = 0.15
     """Deviation of the noise added to latents in training, as a share of the latents' own."""
+    levels: tuple[int, ...] = ()
+    """Values that each channel of a latent may take: latents are then codes (`models/fsq.py`); empty: any."""
     half_scale: float = 0.25
     """Weight of reconstructing the picture at half its size from latents averaged two by two."""
 
@@ -38,6 +42,10 @@ class AutoencoderConfig:
             raise ValueError(
                 f"channels {self.channels}, encoder_blocks {self.encoder_blocks}, decoder {decoder}, "
                 f"decoder_blocks {self.decoder_blocks} differ in length; give one entry per stage"
+            )
+        if self.levels and len(self.levels) != self.latent_channels:
+            raise ValueError(
+                f"levels {self.levels} must have an entry for each of {self.latent_channels} latent_channels"
             )
 
     @property
@@ -119,8 +127,21 @@ class Autoencoder(nn.Module):
 
         h and w are H and W divided by `config.reduction`.
         """
-        latents: Tensor = (self.encoder(images) - self.mean) / self.std
+        latents: Tensor = (self.raw(images) - self.mean) / self.std
         return latents
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Latents (B, C, h, w) before they are standardised, quantised where the configuration has levels."""
+        z: Tensor = self.encoder(images)
+        return fsq.quantise(z.float(), self.config.levels) if self.config.levels else z
+
+    def codes(self, latents: Tensor) -> Tensor:
+        """Standardised latents (B, C, h, w) that `encode` gave → their codes, int64 (B, h, w)."""
+        return fsq.indices(latents * self.std + self.mean, self.config.levels)
+
+    def of_codes(self, codes: Tensor) -> Tensor:
+        """The reverse of `codes`: int64 (B, h, w) → standardised latents (B, C, h, w)."""
+        return (fsq.values(codes, self.config.levels) - self.mean) / self.std
 
     def decode(self, latents: Tensor) -> Tensor:
         """Standardised latents (B, C, h, w) → images (B, 4, h·r, w·r), about [-1, 1], premultiplied."""
@@ -136,13 +157,14 @@ class Autoencoder(nn.Module):
         latents as a shrunken picture, so that fine grids hold no secrets (Skorokhodov et al. 2025, "Improving
         the Diffusability of Autoencoders", arXiv:2502.14831).
         """
-        z = self.encoder(images)
-        noise = torch.randn(z.shape, generator=rng, dtype=torch.float32).to(z.device, z.dtype)
-        noisy = z + self.config.noise * z.square().mean().sqrt() * noise
+        noisy = self.raw(images)
+        if not self.config.levels:  # rounding is noise enough
+            noise = torch.randn(noisy.shape, generator=rng).to(noisy.device, noisy.dtype)
+            noisy = noisy + self.config.noise * noisy.square().mean().sqrt() * noise
         losses = _distance(self.decoder(noisy).float(), images)
         if self.config.half_scale:
             half = _distance(self.decoder(F.avg_pool2d(noisy, 2)).float(), F.avg_pool2d(images, 2))
-            losses["half"] = self.config.half_scale * sum(half.values(), torch.zeros((), device=z.device))
+            losses["half"] = self.config.half_scale * sum(half.values(), torch.zeros((), device=noisy.device))
         return losses
 
     @torch.no_grad()
@@ -150,6 +172,6 @@ class Autoencoder(nn.Module):
         """Set `mean` and `std` from batches of images, each (B, 4, H, W): channels of zero mean, unit
         variance on average.
         """
-        z = torch.cat([self.encoder(images).float() for images in batches])
+        z = torch.cat([self.raw(images).float() for images in batches])
         self.mean.copy_(z.mean((0, 2, 3)).reshape(-1, 1, 1))
         self.std.copy_(z.var((0, 2, 3)).mean().sqrt())
