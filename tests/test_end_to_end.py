@@ -45,8 +45,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "[model]\nwidth = 16\nlayers = 1\nheads = 2\n",
         "autoencoder": f'part = "autoencoder"\ndata = "{data}"\n[model]\nchannels = [8, 8]\n'
         "encoder_blocks = [1, 1]\ndecoder_blocks = [1, 1]\nlatent_channels = 4\n",
-        "generator": f'part = "generator"\nfamily = "diffusion"\n{sources}[model]\ntext_width = 16\nwidth = 16\ndepth = 1\n'
-        "context_depth = 1\nheads = 2\nneighbours = 2\n",
+        "codes": f'part = "autoencoder"\ndata = "{data}"\n[model]\nchannels = [8, 8]\n'
+        "encoder_blocks = [1, 1]\ndecoder_blocks = [1, 1]\nlatent_channels = 2\nlevels = [3, 3]\n",
+        "generator": f'part = "generator"\nfamily = "diffusion"\n{sources}'
+        "[model]\ntext_width = 16\nwidth = 16\ndepth = 1\ncontext_depth = 1\nheads = 2\nneighbours = 2\n",
         "distilled": f'part = "distill"\n{sources}teacher = "{root}/generator"\npaths = 4\nsteps = 2\n'
         "substeps = 1\nguidance = 2.0\n",
     }
@@ -67,16 +69,18 @@ FAMILIES = {
     "gan": MODEL + "neighbours = 2\n[gan]\nwidth = 8\nblocks = 1\n",
     "vae": MODEL + "neighbours = 2\n[vae]\ndepth = 1\nperceptual_weight = 0.1\nperceptual_pictures = 2\n",
     "diffusion": MODEL + "neighbours = 0\ndistinct = 1\n",
+    "autoregressive": MODEL + "neighbours = 2\n[autoregressive]\nkv_heads = 1\n",
 }
+STEPS = {"diffusion": 2, "autoregressive": 2}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_from_a_recipe_to_pictures(trained: Path, tmp_path: Path, family: str) -> None:
     """Trained, saved, loaded and exported, it draws the same in PyTorch and in ONNX Runtime."""
-    sources = (
-        f'data = "{trained}/data"\nautoencoder = "{trained}/autoencoder"\ntext = "{trained}/text"\n'
-    )
-    recipe, run, steps = tmp_path / "recipe.toml", tmp_path / "run", 2 if family == "diffusion" else 1
+    sources = f'data = "{trained}/data"\nautoencoder = "{trained}/autoencoder"\ntext = "{trained}/text"\n'
+    recipe, run, steps = tmp_path / "recipe.toml", tmp_path / "run", STEPS.get(family, 1)
+    if family == "autoregressive":
+        sources = sources.replace("/autoencoder", "/codes")
     recipe.write_text(f'part = "generator"\nfamily = "{family}"\n{sources}{FAMILIES[family]}{SCHEDULE}')
     assert main(["train", str(recipe), "--out", str(run)]) == 0
     recipe.write_text(
@@ -89,9 +93,13 @@ def test_every_family_from_a_recipe_to_pictures(trained: Path, tmp_path: Path, f
     drawn = pipe.generate("moon", seed=5, style="round").pixels
     expected = generator.load_teacher(run, steps=steps, guidance=1.0)(["moon"], ["round"], [5])
     assert np.abs(drawn.astype(int) - expected.astype(int)).max() <= 2
-    if family != "diffusion":
+    if steps == 1:
         with pytest.raises(InputError, match=f"steps is 2; a {family} draws in 1"):
             pipe.generate("moon", steps=2)
+    if family == "autoregressive":  # one by one, with the cache
+        drawn = pipe.generate("moon", seed=5, style="round", steps=4).pixels
+        expected = generator.load_teacher(run, steps=4, guidance=1.0)(["moon"], ["round"], [5])
+        assert np.abs(drawn.astype(int) - expected.astype(int)).max() <= 2
 
 
 def test_the_bundle_draws(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

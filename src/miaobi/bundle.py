@@ -16,13 +16,12 @@ from miaobi.errors import BundleError, InputError, MachineError
 from miaobi.files import atomic_write
 
 FORMAT = 1
-FAMILIES = ("diffusion", "gan", "vae")
+FAMILIES = ("diffusion", "gan", "vae", "autoregressive")
 MAX_STEPS = 100
 MANIFEST = "bundle.json"
 FILES = (
     "context.onnx",
     "decoder.onnx",
-    "denoiser.onnx",
     "memory.json",
     "memory.safetensors",
     "text.onnx",
@@ -48,6 +47,8 @@ class Bundle:
     styles: tuple[str, ...]
     """The index is the style id."""
     default_style: str
+    patch: int
+    """Latent positions a side that make one token."""
     neighbours: int
     """Pictures of the memory that the generator looks at; 0: it draws from text and style alone."""
     max_tokens: int
@@ -56,6 +57,10 @@ class Bundle:
     steps: int = 4
     guidance: float = 1.0
     sampler: str = "euler"
+    temperature: float = 1.0
+    """Of the choice of image tokens, as are `top_k` and `top_p`."""
+    top_k: int = 0
+    top_p: float = 1.0
     dtype: str = "float32"
     card: Mapping[str, Any] = field(default_factory=dict)
     """The model card: measured quality and speed, and the command behind each figure."""
@@ -75,14 +80,20 @@ class Bundle:
                 raise BundleError(_pickle_message(self.folder / name))
             if Path(name).name != name:
                 raise BundleError(f"{self._what}: file {name!r} is not a plain name inside the bundle.")
-        missing = [name for name in FILES if name not in self.files]
+        missing = [name for name in (*FILES, f"{self.sampled}.onnx") if name not in self.files]
         if missing:
             raise BundleError(f"{self._what} lists no {', '.join(missing)}; export the bundle again.")
 
     @property
     def most_steps(self) -> int:
-        """Sampling steps that make sense: a GAN and a VAE draw in one."""
-        return MAX_STEPS if self.family == "diffusion" else 1
+        """Sampling steps that make sense: a GAN and a VAE draw in one, a picture of N tokens in N."""
+        tokens = self.latent_shape[1] * self.latent_shape[2] // self.patch**2
+        return {"diffusion": MAX_STEPS, "autoregressive": tokens}.get(self.family, 1)
+
+    @property
+    def sampled(self) -> str:
+        """The graph that runs at every step."""
+        return "writer" if self.family == "autoregressive" else "denoiser"
 
     @property
     def _what(self) -> str:
@@ -126,6 +137,7 @@ class Bundle:
                 latent_shape=(channels, height, width),
                 styles=tuple(map(str, manifest["styles"])),
                 default_style=manifest["default_style"],
+                patch=int(manifest["latent"].get("patch", 1)),
                 neighbours=int(manifest["neighbours"]),
                 max_tokens=int(manifest["text"]["max_tokens"]),
                 files={
@@ -135,6 +147,9 @@ class Bundle:
                 steps=int(knobs.get("steps", 4)),
                 guidance=float(knobs.get("guidance", 1.0)),
                 sampler=str(knobs.get("sampler", "euler")),
+                temperature=float(knobs.get("temperature", 1.0)),
+                top_k=int(knobs.get("top_k", 0)),
+                top_p=float(knobs.get("top_p", 1.0)),
                 dtype=str(manifest.get("dtype", "float32")),
                 card=dict(manifest.get("card", {})),
                 licences=tuple(manifest.get("licences", ())),

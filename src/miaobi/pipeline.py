@@ -39,8 +39,8 @@ class Pipeline:
             return OnnxModel(bundle.path(f"{name}.onnx"), self.threads, self.device)
 
         self._encoder = TextEncoder(bundle.path("tokenizer.json"), graph("text"))
-        self._context, self._denoiser, self._decoder = (
-            graph(name) for name in ("context", "denoiser", "decoder")
+        self._context, self._sampled, self._decoder = (
+            graph(name) for name in ("context", bundle.sampled, "decoder")
         )
         self.memory = Memory.load(
             bundle.path("memory.safetensors"), bundle.path("memory.json"), bundle.latent_shape
@@ -91,20 +91,27 @@ class Pipeline:
                 )
                 neighbours.append([self.memory.ids[entry] for entry in found.entries[0]])
             with _timed(stages, "context"):
-                context = self._context(
-                    tokens=features.tokens,
-                    mask=features.mask,
-                    embedding=features.embedding,
-                    style=style_ids,
-                    neighbours=found.latents,
-                    neighbour_style=found.styles,
-                )
+                asked = {
+                    "tokens": features.tokens,
+                    "mask": features.mask,
+                    "embedding": features.embedding,
+                    "style": style_ids,
+                    "neighbours": found.latents,
+                    "neighbour_style": found.styles,
+                }
+                context = self._context(**asked)
+                if self.bundle.guidance != 1 and self.bundle.family == "autoregressive":
+                    context |= {
+                        f"not_{name}": tensor
+                        for name, tensor in self._context(**self._nothing(asked)).items()
+                    }
             for begin in range(0, n, _BATCH):
                 batch = seeds[begin : begin + _BATCH]
                 with _timed(stages, "sample"):
-                    latents = self._sample(context, batch, steps)
+                    sample = self._write if self.bundle.family == "autoregressive" else self._sample
+                    drawn = {self._decoder.inputs[0]: sample(context, batch, steps)}
                 with _timed(stages, "decode"):
-                    pixels.append(images.to_uint8(self._decoder(latents=latents)["image"]))
+                    pixels.append(images.to_uint8(self._decoder(**drawn)["image"]))
                 if on_progress:
                     on_progress(len(batch))
         receipt = Receipt(
@@ -138,7 +145,7 @@ class Pipeline:
 
         def velocity(x: npt.NDArray[np.float32], t: float) -> npt.NDArray[np.float32]:
             times = np.full(len(seeds), t, np.float32)
-            return self._denoiser(x=x, t=times, **repeated)["velocity"]
+            return self._sampled(x=x, t=times, **repeated)["velocity"]
 
         def noise() -> npt.NDArray[np.float32]:
             return sampling.draw(sources, self.bundle.latent_shape)
@@ -147,6 +154,52 @@ class Pipeline:
         if self.bundle.sampler == "consistency":
             return sampling.consistency(velocity, noise(), times, noise)
         return sampling.euler(velocity, noise(), times)
+
+    def _nothing(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the context graph is asked when there is no prompt, for guidance."""
+        none = len(self.bundle.styles)
+        return {
+            **asked,
+            "mask": np.zeros_like(asked["mask"]),
+            "embedding": np.zeros_like(asked["embedding"]),
+            "style": np.full_like(asked["style"], none),
+            "neighbour_style": np.full_like(asked["neighbour_style"], none),
+        }
+
+    def _write(self, context: dict[str, Any], seeds: list[int], steps: int) -> npt.NDArray[np.int64]:
+        """Codes (len(seeds), tokens, codes) for the context of one prompt (of batch size 1)."""
+        bundle = self.bundle
+        guided = "not_context_keys" in context
+        cache = {
+            name: np.concatenate(
+                [
+                    np.repeat(context[one + name], len(seeds), axis=0)
+                    for one in (("", "not_") if guided else ("",))
+                ]
+            )
+            for name in ("context_keys", "context_values", "context_mask")
+        }
+
+        def logits(
+            codes: npt.NDArray[np.int64], known: npt.NDArray[np.bool_], index: npt.NDArray[np.int64]
+        ) -> npt.NDArray[np.float32]:
+            asked = {"codes": codes, "known": known}
+            if guided:
+                asked = {name: np.concatenate([tensor, tensor]) for name, tensor in asked.items()}
+            filling = np.array([int(len(index) > 1)])
+            told = self._sampled(**asked, index=index, filling=filling, **cache)
+            if not filling:
+                cache["context_keys"], cache["context_values"] = told["keys"], told["values"]
+                cache["context_mask"] = np.pad(cache["context_mask"], [(0, 0)] * 3 + [(0, 1)])
+            if not guided:
+                return np.asarray(told["logits"])
+            conditional, unconditional = np.split(told["logits"], 2)
+            return np.asarray(sampling.guide(conditional, unconditional, bundle.guidance))
+
+        chance = sampling.uniform(
+            sampling.draw(sampling.generators(seeds), bundle.latent_shape), bundle.patch
+        )
+        return sampling.write_tokens(logits, chance, steps, bundle.temperature, bundle.top_k, bundle.top_p)
 
     def _checked(
         self, prompts: int, n: int, seed: int | None, steps: int | None, tone: int | None

@@ -4,6 +4,7 @@ Rectified flow (Liu et al. 2022, "Flow Straight and Fast", eq. 1): x_t = (1 - t)
 predicts velocity = dx_t/dt = noise - x_0. Sampling walks from t = 1 (noise) to t = 0 (the picture's latents).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -70,3 +71,87 @@ def generators(seeds: Sequence[int]) -> list[np.random.Generator]:
 def draw(sources: Sequence[np.random.Generator], shape: Sequence[int]) -> npt.NDArray[np.float32]:
     """The next standard normal noise of each source: (len(sources), *shape) float32."""
     return np.stack([source.standard_normal(tuple(shape), dtype=np.float32) for source in sources])
+
+
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+Logits = Callable[[Int64, Bool, Int64], Float32]
+"""logits(codes (B, N, P), known (B, N), index (N,)) -> (B, N, P, vocabulary); see `write_tokens`."""
+
+
+def choose(
+    logits: Float32, chance: Float32, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> tuple[Int64, Float32]:
+    """Codes drawn from logits (…, V) by inverting their distribution at `chance` (…) in (0, 1).
+
+    Args:
+        temperature: below 1 sharpens; 0 takes the likeliest.
+        top_k: keep only so many of the likeliest; 0 keeps all.
+        top_p: keep the likeliest that together reach this share (Holtzman et al. 2020); 1 keeps all.
+
+    Returns:
+        Codes int64 (…) and the probability that each had, (…).
+    """
+    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature must be >= 0, top_k >= 0 and top_p in (0, 1], got {temperature}, {top_k}, {top_p}"
+        )
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    ranked = np.take_along_axis(logits, order, -1).astype(np.float64)
+    weights = np.exp((ranked - ranked[..., :1]) / max(temperature, 1e-6))
+    if top_k:
+        weights[..., top_k:] = 0
+    weights /= weights.sum(-1, keepdims=True)
+    before = weights.cumsum(-1) - weights
+    weights[before >= top_p] = 0
+    weights /= weights.sum(-1, keepdims=True)
+    place = (weights.cumsum(-1) <= chance[..., None]).sum(-1).clip(max=(weights > 0).sum(-1) - 1)[..., None]
+    taken = np.take_along_axis(order, place, -1)[..., 0]
+    return taken.astype(np.int64), np.take_along_axis(weights, place, -1)[..., 0].astype(np.float32)
+
+
+def uniform(noise: Float32, patch: int) -> Float32:
+    """Normal noise (B, C, h, w) to chances in (0, 1) by its distribution function, (B, C, tokens, patch²) for
+    tokens that are patches.
+    """
+    chance = 0.5 * (1 + np.vectorize(math.erf, otypes=[np.float64])(noise / math.sqrt(2)))
+    batch, channels, height, width = noise.shape
+    cut = chance.reshape(batch, channels, height // patch, patch, width // patch, patch)
+    chances = cut.transpose(0, 1, 2, 4, 3, 5).reshape(batch, channels, -1, patch**2)
+    return np.asarray(chances, np.float32)
+
+
+def write_tokens(
+    logits: Logits,
+    chance: Float32,
+    steps: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Int64:
+    """Codes (B, N, P) of N tokens, drawn with the chances (B, C, N, P).
+
+    With `steps` = 0, or as many as there are tokens, they are written one by one: `logits` gets the codes of
+    the token before, whether there is one, and the index of the token that is asked for. With fewer, all are
+    filled in at once, and in each of `steps` rounds the surest are kept, a share that follows the cosine
+    (Chang et al. 2022, "MaskGIT"); `logits` gets all codes and which of them are kept.
+    """
+    batch, channels, count, codes = chance.shape
+    chosen, known = np.zeros((batch, count, codes), np.int64), np.zeros((batch, count), bool)
+    how = (temperature, top_k, top_p)
+    if steps == 0 or steps >= count:
+        steps = 0
+        for index in range(count):
+            before = max(index - 1, 0)
+            told = logits(chosen[:, before : before + 1], known[:, before : before + 1], np.array([index]))
+            chosen[:, index], _ = choose(told[:, 0], chance[:, 0, index], *how)
+            known[:, index] = True
+    for step in range(steps):
+        told = logits(chosen, known, np.arange(count))
+        drawn, sure = choose(told, chance[:, step % channels], *how)
+        chosen = np.where(known[..., None], chosen, drawn)
+        kept = count - math.floor(count * math.cos(0.5 * math.pi * (step + 1) / steps) + 1e-9)
+        surest = np.where(known, np.inf, sure.mean(-1)).argsort(axis=1, kind="stable")[:, count - kept :]
+        np.put_along_axis(known, surest, True, axis=1)
+    return chosen

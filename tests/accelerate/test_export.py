@@ -7,7 +7,7 @@ from torch import nn
 
 from miaobi.accelerate.export import Storage, decoder_graph, generator_graphs, to_onnx
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
-from miaobi.models.diffusion import Condition, Diffusion, BackboneConfig
+from miaobi.models.diffusion import BackboneConfig, Condition, Diffusion
 
 TINY = BackboneConfig(
     styles=3, latent_shape=(4, 4, 4), text_width=8, neighbours=2, width=16, depth=2, heads=2

@@ -11,7 +11,14 @@ from miaobi.models.backbone import BackboneConfig, Condition
 @pytest.fixture
 def backbone() -> BackboneConfig:
     return BackboneConfig(
-        styles=3, latent_shape=(4, 4, 4), text_width=8, neighbours=2, width=16, depth=1, context_depth=1, heads=2
+        styles=3,
+        latent_shape=(4, 4, 4),
+        text_width=8,
+        neighbours=2,
+        width=16,
+        depth=1,
+        context_depth=1,
+        heads=2,
     )
 
 

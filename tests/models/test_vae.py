@@ -62,7 +62,9 @@ def test_one_euler_step_of_the_velocity_draws(model: Vae, condition: Make) -> No
 
 def test_interpolation_begins_and_ends_with_the_reconstructions(model: Vae, condition: Make) -> None:
     one, pictures = condition(2), torch.randn(2, 4, 4, 4)
-    ends = [model.interpolate(pictures, pictures.flip(0), one, torch.full((2,), share)) for share in (0.0, 1.0)]
+    ends = [
+        model.interpolate(pictures, pictures.flip(0), one, torch.full((2,), share)) for share in (0.0, 1.0)
+    ]
     torch.testing.assert_close(ends[0], model.reconstruct(pictures, one))
     torch.testing.assert_close(ends[1], model.reconstruct(pictures.flip(0), one))
     middle = model.interpolate(pictures, pictures.flip(0), one, torch.full((2,), 0.5))

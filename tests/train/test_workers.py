@@ -58,7 +58,9 @@ def test_two_workers_follow_the_curve_of_one() -> None:
 def test_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "count", lambda: 3)
     task, plan = Rows(), loop.Schedule(steps=1, batch_size=16)
-    with pytest.raises(workers.TrainingError, match="batch_size = 16 cannot be shared by 3 workers in 1 parts each"):
+    with pytest.raises(
+        workers.TrainingError, match="batch_size = 16 cannot be shared by 3 workers in 1 parts each"
+    ):
         next(loop.fit(task, loop.start(task.model, plan), plan))
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from miaobi.bundle import Bundle, write_bundle
 from miaobi.models.autoencoder import Autoencoder
-from miaobi.models.backbone import Condition
+from miaobi.models.autoregressive import Autoregressive
+from miaobi.models.backbone import BackboneConfig, Condition
+from miaobi.models.diffusion import Diffusion
+from miaobi.models.gan import Gan
+from miaobi.models.vae import Vae
 from miaobi.text.tokenizer import MAX_TOKENS
-
-if TYPE_CHECKING:
-    from miaobi.train.generator import Generator
 
 Storage = Literal["int8", "fp16", "fp32"]
 OPSET = 23
@@ -34,42 +35,85 @@ _BLOCK = 64  # values that share a scale where matrices are multiplied in int8
 
 
 class _Method(nn.Module):
-    """One method of a model as a module of its own, for the exporter."""
+    """A function of models as a module of its own, for the exporter."""
 
-    def __init__(self, model: nn.Module, method: Callable[..., Any]) -> None:
+    def __init__(self, method: Callable[..., Any], *models: nn.Module) -> None:
         super().__init__()
-        self.model, self.method = model, method
+        self.method, self.models = method, nn.ModuleList(models)
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.method(*inputs)
 
 
-def generator_graphs(model: "Generator", storage: Storage = "int8") -> dict[str, bytes]:
-    """`context.onnx` (run once a picture) and `denoiser.onnx` (run at every step)."""
-    c, count = model.backbone, 2
-    channels, height, width = c.latent_shape
-    condition = {
-        "tokens": torch.randn(count, 5, c.text_width),
-        "mask": torch.ones(count, 5, dtype=torch.bool),
-        "embedding": torch.randn(count, c.text_width),
-        "style": torch.zeros(count, dtype=torch.int64),
-        "neighbours": torch.randn(count, c.neighbours, channels, height, width),
-        "neighbour_style": torch.zeros(count, c.neighbours, dtype=torch.int64),
+def writer_graphs(
+    model: Autoregressive, autoencoder: Autoencoder, storage: Storage = "int8"
+) -> dict[str, bytes]:
+    """`context.onnx`, `writer.onnx` (one step of writing, see `Autoregressive.write`), and `decoder.onnx`,
+    codes (B, tokens, codes) to pictures.
+    """
+    condition, axes = _condition(model.backbone)
+    with torch.no_grad():
+        keys, values, mask = model.prepare(Condition(*condition.values()))
+    count = len(mask)
+    step = {
+        "codes": torch.zeros(count, 3, model.codes, dtype=torch.int64),
+        "known": torch.ones(count, 3, dtype=torch.bool),
+        "index": torch.arange(3),
+        "filling": torch.zeros(1, dtype=torch.int64),
+        "context_keys": keys,
+        "context_values": values,
+        "context_mask": mask,
     }
+    axes |= {name: {0: "batch", 1: "asked"} for name in ("codes", "known")}
+    axes["index"] = {0: "asked"}
+    axes |= {name: {0: "batch", 3: "context"} for name in ("context_keys", "context_values", "context_mask")}
+    names = ("context_keys", "context_values", "context_mask")
+    context = _Method(lambda *x: model.prepare(Condition(*x)), model)
+    codes = {"codes": torch.zeros(2, model.backbone.tokens, model.codes, dtype=torch.int64)}
+    decoder = _Method(lambda codes: autoencoder.decode(model.to_latents(codes)), model, autoencoder)
+    return {
+        "context.onnx": to_onnx(context, condition, names, axes, storage),
+        "writer.onnx": to_onnx(
+            _Method(model.write, model), step, ("logits", "keys", "values"), axes, storage
+        ),
+        "decoder.onnx": to_onnx(decoder, codes, ("image",), {"codes": {0: "batch"}}, storage),
+    }
+
+
+def _condition(backbone: BackboneConfig) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
+    """An example of what the context graph is asked, and which axes of it may change."""
+    count = 2
+    channels, height, width = backbone.latent_shape
+    condition = {
+        "tokens": torch.randn(count, 5, backbone.text_width),
+        "mask": torch.ones(count, 5, dtype=torch.bool),
+        "embedding": torch.randn(count, backbone.text_width),
+        "style": torch.zeros(count, dtype=torch.int64),
+        "neighbours": torch.randn(count, backbone.neighbours, channels, height, width),
+        "neighbour_style": torch.zeros(count, backbone.neighbours, dtype=torch.int64),
+    }
+    axes = {name: {0: "batch"} for name in condition}
+    axes["tokens"] = axes["mask"] = {0: "batch", 1: "length"}
+    return condition, axes
+
+
+def generator_graphs(model: Diffusion | Gan | Vae, storage: Storage = "int8") -> dict[str, bytes]:
+    """`context.onnx` (run once a picture) and `denoiser.onnx` (run at every step)."""
+    condition, axes = _condition(model.backbone)
+    channels, height, width = model.backbone.latent_shape
     with torch.no_grad():
         prepared = model.prepare(Condition(*condition.values()))
     names = ("context_bias", "context_place", "context_keys", "context_values", "context_mask")
-    step = {"x": torch.randn(count, channels, height, width), "t": torch.rand(count)} | dict(
+    step = {"x": torch.randn(2, channels, height, width), "t": torch.rand(2)} | dict(
         zip(names, prepared, strict=True)
     )
-    axes = {name: {0: "batch"} for name in (*condition, *step)}
-    axes["tokens"] = axes["mask"] = {0: "batch", 1: "length"}
+    axes |= {name: {0: "batch"} for name in step}
     axes["context_keys"] = axes["context_values"] = axes["context_mask"] = {0: "batch", 3: "context"}
     return {
         "context.onnx": to_onnx(
-            _Method(model, lambda *x: model.prepare(Condition(*x))), condition, names, axes, storage
+            _Method(lambda *x: model.prepare(Condition(*x)), model), condition, names, axes, storage
         ),
-        "denoiser.onnx": to_onnx(_Method(model, model.velocity), step, ("velocity",), axes, storage),
+        "denoiser.onnx": to_onnx(_Method(model.velocity, model), step, ("velocity",), axes, storage),
     }
 
 
@@ -78,7 +122,7 @@ def decoder_graph(model: Autoencoder, storage: Storage = "int8", size: int = 8) 
     example = {"latents": torch.randn(2, model.config.latent_channels, size, size)}
     return {
         "decoder.onnx": to_onnx(
-            _Method(model, model.decode), example, ("image",), {"latents": {0: "batch"}}, storage
+            _Method(model.decode, model), example, ("image",), {"latents": {0: "batch"}}, storage
         )
     }
 
@@ -204,19 +248,22 @@ def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
         **recipe["bundle"],
         "family": trained.get("family", "diffusion"),
         "size_px": shape[1] * sources.autoencoder.config.reduction,
-        "latent": {"shape": shape},
+        "latent": {"shape": shape, "patch": model.backbone.patch},
         "styles": list(sources.dataset.styles),
         "text": {"max_tokens": MAX_TOKENS, "dim": model.backbone.text_width},
         "neighbours": model.backbone.neighbours,
         "card": json.loads(card.read_text(encoding="utf-8")) if card and card.exists() else {},
     }
+    if isinstance(model, Autoregressive):
+        graphs = writer_graphs(model, sources.autoencoder, storage)
+    else:
+        graphs = generator_graphs(model, storage) | decoder_graph(sources.autoencoder, storage, shape[1])
     text = Path(recipe["text"])
     with TemporaryDirectory() as temporary:
         tensors, names = Path(temporary) / "memory.safetensors", Path(temporary) / "memory.json"
         sources.memory.save(tensors, names)
         files: dict[str, bytes | Path] = {
-            **generator_graphs(model, storage),
-            **decoder_graph(sources.autoencoder, storage, shape[1]),
+            **graphs,
             tensors.name: tensors,
             names.name: names,
             "tokenizer.json": text / "tokenizer.json",

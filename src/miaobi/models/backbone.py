@@ -189,11 +189,12 @@ class Backbone(nn.Module):
         """The neighbours' tokens (B, K · tokens, width)."""
         config = self.backbone
         tokens = patchify(condition.neighbours.flatten(0, 1), config.patch)
-        tokens = tokens.unflatten(0, (-1, config.neighbours))
+        tokens = tokens.reshape(-1, config.neighbours, *tokens.shape[1:])
         where = self.neighbour_position + (
             self.rank[:, None] + self.style[condition.neighbour_style][:, :, None]
         )
-        return (self.neighbour(tokens) + where).flatten(1, 2)
+        shown: Tensor = self.neighbour(tokens) + where
+        return shown.flatten(1, 2)
 
     def clean(
         self, x: Tensor, t: Tensor, bias: Tensor, place: Tensor, keys: Tensor, values: Tensor, mask: Tensor

@@ -66,16 +66,12 @@ class Diffusion(Backbone):
     """What previews report of held-out latents."""
 
     @torch.no_grad()
-    def sample(
-        self, condition: Condition, noise: Tensor, steps: int = 12, guidance: float = 3.0
-    ) -> Tensor:
+    def sample(self, condition: Condition, noise: Tensor, steps: int = 12, guidance: float = 3.0) -> Tensor:
         """`steps` even Euler steps from `noise` (B, C, h, w) to latents (B, C, h, w)."""
         return self.walk(condition, noise, sampling.timesteps(steps), guidance)
 
     @torch.no_grad()
-    def walk(
-        self, condition: Condition, x: Tensor, times: Sequence[float], guidance: float = 1.0
-    ) -> Tensor:
+    def walk(self, condition: Condition, x: Tensor, times: Sequence[float], guidance: float = 1.0) -> Tensor:
         """Euler steps along `times`, falling from 1 at the latest to 0 at the earliest, from x (B, C, h, w).
 
         Guidance other than 1 runs the condition and its absence in one batch (Ho & Salimans 2022).
@@ -87,6 +83,7 @@ class Diffusion(Backbone):
             now = torch.full((len(x) * len(both),), t, device=x.device)
             v = self.velocity(x.repeat(len(both), 1, 1, 1), now, *prepared).float()
             if guided:
-                v = sampling.guide(*v.chunk(2), guidance)
+                conditional, unconditional = v.chunk(2)
+                v = sampling.guide(conditional, unconditional, guidance)
             x = x + (following - t) * v
         return x

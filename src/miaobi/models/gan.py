@@ -7,7 +7,6 @@ the rest of the batch: Kang et al. 2023, GigaGAN (arXiv:2303.05511).
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +39,8 @@ class GanConfig:
     def __post_init__(self) -> None:
         if self.width < 1 or self.blocks < 0 or self.penalty < 0 or self.temperature <= 0:
             raise ValueError(
-                f"width = {self.width} must be at least 1, blocks = {self.blocks} and penalty = {self.penalty} "
-                f"at least 0, temperature = {self.temperature} above 0"
+                f"width = {self.width} must be at least 1, blocks = {self.blocks} and penalty = "
+                f"{self.penalty} at least 0, temperature = {self.temperature} above 0"
             )
 
 
@@ -110,8 +109,10 @@ class Gan(nn.Module):
     def loss(self, latents: Tensor, condition: Condition, rng: torch.Generator) -> dict[str, Tensor]:
         """Both players' losses of standardised latents (B, C, h, w), each to be lowered by its own weights.
 
-        generator      λ_G f(D(fake) - D(real))          text       λ_text matching of fakes, for the generator
-        discriminator  λ_D f(D(real) - D(fake))          matching   λ_text matching of real pictures, for D
+        generator      λ_G f(D(fake) - D(real))
+        text           λ_text · matching of drawn pictures, for the generator
+        discriminator  λ_D f(D(real) - D(fake))
+        matching       λ_text · matching of real pictures, for the discriminator
         mismatch       λ_D f(D(real) - D(real, foreign caption))
         r1, r2         γ/2 |∇D|² at real and at drawn pictures
         with f(x) = log(1 + e^-x), and D frozen where the generator learns.
@@ -146,7 +147,7 @@ class Gan(nn.Module):
         return losses
 
     def measure(self, latents: Tensor, condition: Condition, rng: torch.Generator) -> dict[str, Tensor]:
-        """How far the discriminator prefers real latents (B, C, h, w) to drawn ones; 0 where it cannot tell."""
+        """How far the discriminator prefers real latents (B, C, h, w) to drawn ones; 0: it cannot tell."""
         noise = torch.randn(latents.shape, generator=rng).to(latents.device)
         asked = (condition.embedding, condition.style)
         fake = self.sample(condition, noise).float()
@@ -171,6 +172,6 @@ def matching(features: Tensor, embedding: Tensor, temperature: float) -> Tensor:
 
 
 def squared_gradient(scores: Tensor, at: Tensor) -> Tensor:
-    """Mean over the batch of |∂score/∂at|² (Mescheder et al. 2018), differentiable; scores (B,), at (B, …)."""
+    """Mean over the batch of |∂score/∂at|² (Mescheder et al. 2018); scores (B,), at (B, …)."""
     (gradient,) = torch.autograd.grad(scores.sum(), at, create_graph=True)
-    return cast(Tensor, gradient.square().flatten(1).sum(1).mean())
+    return gradient.square().flatten(1).sum(1).mean()

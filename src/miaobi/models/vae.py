@@ -1,8 +1,8 @@
 """VAE: a posterior over latent noise, a prior that reads the condition, and a decoder that draws in one pass.
 
 Kingma & Welling 2014 (arXiv:1312.6114); conditional prior: Sohn et al. 2015, "Learning Structured Output
-Representation using Deep Conditional Generative Models"; β: Higgins et al. 2017; free bits: Kingma et al. 2016
-(arXiv:1606.04934).
+Representation using Deep Conditional Generative Models"; β: Higgins et al. 2017; free bits: Kingma et al.
+2016 (arXiv:1606.04934).
 """
 
 from collections.abc import Callable
@@ -64,13 +64,10 @@ class Vae(Backbone):
         self.perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
         width, patch_width = backbone.width, backbone.latent_shape[0] * backbone.patch**2
         nn.init.normal_(self.output.weight, std=0.02)
-        self.prior = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * patch_width))
+        self.prior = _head(width, 2 * patch_width)
         self.posterior_input = nn.Linear(patch_width, width)
         self.posterior_blocks = nn.ModuleList([Block(width, backbone.heads) for _ in range(config.depth)])
-        self.posterior = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * patch_width))
-        for head in (self.prior, self.posterior):
-            nn.init.zeros_(head[1].weight)
-            nn.init.zeros_(head[1].bias)
+        self.posterior = _head(width, 2 * patch_width)
 
     def _normal(self, tokens: Tensor) -> Normal:
         """Tokens (B, N, 2 · patch width) → a normal of latents' shape; deviations lie in [0.05, 20]."""
@@ -135,7 +132,15 @@ class Vae(Backbone):
 
     @torch.no_grad()
     def interpolate(self, first: Tensor, second: Tensor, condition: Condition, share: Tensor) -> Tensor:
-        """Between two pictures' latents (B, C, h, w), `share` (B,) of the way from the first to the second."""
+        """Between two pictures' latents (B, C, h, w), `share` (B,) of the way from the first on."""
         prepared = self.prepare(condition)
-        ends = [self.posterior_of(end, *prepared[:2]).mean for end in (first, second)]
-        return self.decode(torch.lerp(*ends, share[:, None, None, None]), *prepared)
+        begin, end = (self.posterior_of(one, *prepared[:2]).mean for one in (first, second))
+        return self.decode(torch.lerp(begin, end, share[:, None, None, None]), *prepared)
+
+
+def _head(width: int, values: int) -> nn.Sequential:
+    """A norm and a matrix that starts at zero."""
+    last = nn.Linear(width, values)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.LayerNorm(width), last)

@@ -21,8 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from miaobi import sampling
-from miaobi.files import atomic_write
 from miaobi.errors import InputError
+from miaobi.files import atomic_write
 from miaobi.models.backbone import Condition
 from miaobi.models.diffusion import Diffusion
 from miaobi.train import generator, loop, workers
@@ -147,7 +147,13 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))
     pairs = Pairs(Sources.load({**teacher_recipe, **recipe}), teacher.backbone.neighbours)
     paths = draw_paths(
-        teacher, pairs, recipe["paths"], recipe["steps"], recipe["substeps"], recipe["guidance"], out / "paths"
+        teacher,
+        pairs,
+        recipe["paths"],
+        recipe["steps"],
+        recipe["substeps"],
+        recipe["guidance"],
+        out / "paths",
     )
     drive(DistillTask(student, pairs, paths), {**recipe, "model": teacher_recipe["model"]}, out, resume)
 
@@ -155,5 +161,7 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
 def _diffusion(folder: Path) -> Diffusion:
     model = generator.load(folder)
     if not isinstance(model, Diffusion):
-        raise InputError(f"the teacher in {folder} is a {type(model).__name__}; only diffusion takes many steps")
+        raise InputError(
+            f"the teacher in {folder} is a {type(model).__name__}; only diffusion takes many steps"
+        )
     return model.to(loop.device())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from miaobi import images
 from miaobi.errors import InputError
+from miaobi.models.autoregressive import Autoregressive, AutoregressiveConfig
 from miaobi.models.backbone import BackboneConfig, Condition
 from miaobi.models.diffusion import Diffusion, DiffusionConfig
 from miaobi.models.gan import Gan, GanConfig
@@ -21,11 +22,12 @@ from miaobi.train.drive import drive
 from miaobi.train.pairs import Batch, Pairs, decode, noises, replace_rows, to_device
 from miaobi.train.sources import Sources
 
-Generator = Diffusion | Gan | Vae
+Generator = Diffusion | Gan | Vae | Autoregressive
 FAMILIES: Mapping[str, tuple[Callable[..., Generator], type]] = {
     "diffusion": (Diffusion, DiffusionConfig),
     "gan": (Gan, GanConfig),
     "vae": (Vae, VaeConfig),
+    "autoregressive": (Autoregressive, AutoregressiveConfig),
 }
 """Model and configuration of each family. A recipe names one as `family`; its table `model` describes the
 backbone that they share, a table called like the family the rest."""
@@ -37,7 +39,7 @@ class GeneratorTask:
 
     model: Generator
     pairs: Pairs
-    preview: Mapping[str, float]
+    preview: Mapping[str, Any]
     """Knobs of `sample` for the previews."""
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
@@ -57,8 +59,8 @@ class GeneratorTask:
 
     @torch.no_grad()
     def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
-        """The squared error of drawn held-out latents, those losses that need no gradient, and a sheet of real
-        and drawn pictures.
+        """What the model measures of held-out latents, the error of drawn ones, and a sheet of real and
+        drawn pictures.
         """
         chosen, condition = self.pairs.heldout(96)
         on = next(self.model.parameters()).device
@@ -129,12 +131,17 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
 
     Besides `family` and the tables `model`, `schedule` and that of the family: `data`, folders `autoencoder`
     and `text` of trained parts, `heldout_tags`, `recoloured_copies` of each picture, `tone_weight` and
-    `colour_weight` of skin-tone variants and recoloured pictures in a batch, `preview`, a table of `steps` and
-    `guidance` for the previews, `start_from`, a folder of weights to go on from.
+    `colour_weight` of skin-tone variants and recoloured pictures in a batch, `preview`, a table of `steps`
+    and `guidance` for the previews, `start_from`, a folder of weights to go on from.
     """
     sources = Sources.load(recipe)
     shape = list(sources.latents.values.shape[1:])
     recipe["model"] = {"styles": len(sources.dataset.styles), "latent_shape": shape} | recipe.get("model", {})
+    if recipe.get("family") == "autoregressive":
+        autoencoder = sources.autoencoder
+        mean, std = autoencoder.mean.flatten().tolist(), float(autoencoder.std)
+        codes = {"levels": list(autoencoder.config.levels), "mean": mean, "std": std}
+        recipe["autoregressive"] = recipe.get("autoregressive", {}) | codes
     model = build(recipe).to(loop.device())
     if "start_from" in recipe and not resume:
         model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])

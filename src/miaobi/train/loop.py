@@ -87,10 +87,16 @@ class Schedule:
                 raise ValueError(
                     f"{name} = {getattr(self, name)!r} must be at least {low}; correct it in the recipe"
                 )
-        if not (0 <= self.cooldown <= 1 and 0 <= self.ema < 1 and 0 <= self.beta1 < 1 and self.lr > 0 and self.clip > 0):
+        if not (
+            0 <= self.cooldown <= 1
+            and 0 <= self.ema < 1
+            and 0 <= self.beta1 < 1
+            and self.lr > 0
+            and self.clip > 0
+        ):
             raise ValueError(
-                f"cooldown = {self.cooldown}, ema = {self.ema}, beta1 = {self.beta1} must lie in [0, 1] and lr = {self.lr}, "
-                f"clip = {self.clip} above 0; correct them in the recipe"
+                f"cooldown = {self.cooldown}, ema = {self.ema}, beta1 = {self.beta1} must lie in [0, 1] and "
+                f"lr = {self.lr}, clip = {self.clip} above 0; correct them in the recipe"
             )
 
     def factor(self, step: int) -> float:
@@ -163,7 +169,11 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimize
     parameters = [p for p in model.parameters() if p.requires_grad]
     if schedule.optimizer == "adamw":
         made: torch.optim.Optimizer = torch.optim.AdamW(
-            parameters, lr=schedule.lr, betas=(schedule.beta1, 0.99), weight_decay=schedule.weight_decay, fused=True
+            parameters,
+            lr=schedule.lr,
+            betas=(schedule.beta1, 0.99),
+            weight_decay=schedule.weight_decay,
+            fused=True,
         )
     else:
         from pytorch_optimizer import Muon

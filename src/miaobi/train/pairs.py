@@ -142,9 +142,7 @@ class Pairs:
         dataset = self.sources.dataset
         able = [i for i in dataset.split("heldout") if not dataset.records[i].tone and self.concept[i] >= 0]
         chosen = np.random.default_rng(0).permutation(np.array(able, np.int64))[:limit]
-        entries = self.candidates(self.concept[chosen], self.styles[chosen])[0][
-            :, : self.neighbour_count
-        ]
+        entries = self.candidates(self.concept[chosen], self.styles[chosen])[0][:, : self.neighbour_count]
         return chosen, self.condition(
             [dataset.records[i].label_en for i in chosen], self.styles[chosen], entries
         )
