@@ -34,7 +34,7 @@ def cli() -> None:
 @click.option("-n", "--n", "count", type=int, default=1, show_default=True, help="Pictures, 1 to 64.")
 @click.option("--seed", type=int, help="Same seed, same picture.  [default: random, told in the receipt]")
 @click.option("--style", help="Drawing style, one that `miaobi info` lists.  [default: the bundle's]")
-@click.option("--steps", type=int, help="Sampling steps, 1 to 100.  [default: what the bundle was made for]")
+@click.option("--steps", type=int, help="Sampling steps.  [default: what the bundle was made for]")
 @click.option("--tone", type=int, help="Skin tone: 0 none, 1 light … 5 dark.  [default: what PROMPT says]")
 @_model
 @click.option("--threads", type=int, help="CPU threads.  [default: the runtime chooses]")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -138,6 +139,7 @@ def start(workers: int, function: Callable[..., T], *arguments: object) -> dict[
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=workers,
+        run_id=uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
         max_restarts=0,
