@@ -12,6 +12,8 @@ import miaobi
 from miaobi import BundleError, MachineError
 from miaobi.bundle import FILES, MANIFEST, Bundle, write_bundle
 
+ALL = (*FILES, "denoiser.onnx")
+
 
 def change_manifest(folder: Path, **changes: Any) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -27,10 +29,10 @@ def test_round_trip(tiny_bundle: Path) -> None:
         (32, 8, 8),
     )
     assert (bundle.steps, bundle.guidance, bundle.sampler) == (4, 1.0, "euler")
-    assert [bundle.path(name).name for name in FILES] == list(FILES)
+    assert [bundle.path(name).name for name in ALL] == list(ALL)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ALL)
 def test_every_file_is_checked_when_it_is_loaded(bundle_copy: Path, name: str) -> None:
     path = bundle_copy / name
     content = path.read_bytes()
@@ -49,7 +51,7 @@ def test_every_file_is_checked_when_it_is_loaded(bundle_copy: Path, name: str) -
     ("changes", "message"),
     [
         ({"format": 2}, "format 2, this version reads 1"),
-        ({"family": "gan"}, "'gan' is unknown"),
+        ({"family": "flow"}, "'flow' is unknown; this version draws diffusion, gan"),
         ({"default_style": "oil"}, "default style"),
         ({"latent": {"shape": [32, 8]}}, "is damaged"),
         ({"styles": 5}, "is damaged"),
@@ -98,7 +100,7 @@ def test_pickles_are_never_opened(bundle_copy: Path, tmp_path: Path, monkeypatch
         with pytest.raises(BundleError, match="is a pickle"):
             Bundle.load(name)
     content = pickle.dumps(Trap())
-    files: dict[str, bytes | Path] = {name: bundle_copy / name for name in FILES}
+    files: dict[str, bytes | Path] = {name: bundle_copy / name for name in ALL}
     manifest = json.loads((bundle_copy / MANIFEST).read_text())
     write_bundle(tmp_path / "disguised", manifest, {**files, "denoiser.onnx": content})
     with pytest.raises(BundleError, match="is a pickle"):
@@ -117,7 +119,7 @@ def test_names_cannot_leave_the_folder(bundle_copy: Path) -> None:
 
 def test_graphs_that_do_not_fit_are_bundle_errors(bundle_copy: Path, tmp_path: Path) -> None:
     manifest = json.loads((bundle_copy / MANIFEST).read_text())
-    files: dict[str, bytes | Path] = {name: bundle_copy / name for name in FILES}
+    files: dict[str, bytes | Path] = {name: bundle_copy / name for name in ALL}
     write_bundle(tmp_path / "noise", manifest, {**files, "decoder.onnx": b"\x08not a graph"})
     with pytest.raises(BundleError, match=r"decoder.onnx' cannot be loaded"):
         miaobi.load(tmp_path / "noise")
@@ -134,6 +136,6 @@ def test_a_full_disk_leaves_no_bundle(bundle_copy: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(MachineError, match="No space left"):
-        write_bundle(bundle_copy, manifest, {name: (bundle_copy / name).read_bytes() for name in FILES})
+        write_bundle(bundle_copy, manifest, {name: (bundle_copy / name).read_bytes() for name in ALL})
     with pytest.raises(BundleError, match="no bundle at"):
         Bundle.load(bundle_copy)

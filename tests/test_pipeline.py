@@ -48,7 +48,7 @@ def test_same_as_the_stages_one_by_one(pipe: Pipeline) -> None:
     )  # fmt: skip
     x: Any = np.random.Generator(np.random.Philox(3)).standard_normal((1, 32, 8, 8), np.float32)
     for t in (1.0, 0.75, 0.5, 0.25):
-        x = x - 0.25 * pipe._denoiser(x=x, t=np.array([t], np.float32), **context)["velocity"]
+        x = x - 0.25 * pipe._sampled(x=x, t=np.array([t], np.float32), **context)["velocity"]
     expected = images.to_uint8(pipe._decoder(latents=x)["image"])
     assert difference(pipe.generate("猫", seed=3).pixels, expected) <= 1
 

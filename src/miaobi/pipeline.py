@@ -108,8 +108,11 @@ class Pipeline:
             for begin in range(0, n, _BATCH):
                 batch = seeds[begin : begin + _BATCH]
                 with _timed(stages, "sample"):
-                    sample = self._write if self.bundle.family == "autoregressive" else self._sample
-                    drawn = {self._decoder.inputs[0]: sample(context, batch, steps)}
+                    drawn = (
+                        {"codes": self._write(context, batch, steps)}
+                        if self.bundle.family == "autoregressive"
+                        else {"latents": self._sample(context, batch, steps)}
+                    )
                 with _timed(stages, "decode"):
                     pixels.append(images.to_uint8(self._decoder(**drawn)["image"]))
                 if on_progress:
