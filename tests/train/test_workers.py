@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from miaobi.cli import main
 from miaobi.errors import InputError
 from miaobi.train import loop, run, workers
 
+Make = Callable[[Path, int], Path]
 ROWS = np.random.default_rng(0).standard_normal((16, 3)).astype(np.float32)
 
 
@@ -71,28 +72,12 @@ def test_a_number_of_workers_that_makes_no_sense(tmp_path: Path) -> None:
         run(recipe, processes=0)
 
 
-def tiny(folder: Path, steps: int) -> Path:
-    """A recipe that trains a very small autoencoder, writing a checkpoint after every step."""
-    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 4), np.uint8)
-    np.save(folder / "images.npy", images)
-    rows = [{"id": str(i), "concept": "c", "style": "a", "label_en": "x"} for i in range(7)]
-    rows.append(rows[0] | {"id": "7", "split": "heldout"})
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = folder / "tiny.toml"
-    recipe.write_text(
-        f'part = "autoencoder"\ndata = "{folder}"\n[model]\nchannels = [8, 8]\nencoder_blocks = [0, 0]\n'
-        "decoder_blocks = [0, 0]\nlatent_channels = 2\n"
-        f"[schedule]\nsteps = {steps}\nbatch_size = 4\nwarmup = 1\ncheckpoint_every_s = 0.1\n"
-    )
-    return recipe
-
-
 def children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
-def test_a_killed_worker_is_replaced_and_training_goes_on(tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_training_goes_on(tmp_path: Path, tiny: Make) -> None:
     out, killed = tmp_path / "run", []
 
     def kill_one() -> None:
@@ -116,7 +101,9 @@ def test_a_killed_worker_is_replaced_and_training_goes_on(tmp_path: Path) -> Non
         assert json.loads(file.metadata()["miaobi"])["step"] == 60
 
 
-def test_what_a_worker_refuses_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_worker_refuses_is_told_once(
+    tmp_path: Path, tiny: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tiny(tmp_path, 4)
     recipe.write_text(recipe.read_text().replace("batch_size = 4", "batch_size = 0"))
     assert main(["train", str(recipe), "--workers", "2", "--out", str(tmp_path / "run")]) == 2

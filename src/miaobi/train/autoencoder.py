@@ -90,12 +90,14 @@ def tone_shares(dataset: Dataset, toned: float) -> tuple[Indices, Float64]:
 def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     """Train as `recipe` says.
 
-    Besides the tables `model` and `schedule`: `tone_weight`, how much a skin-tone variant counts; `encoder`,
-    a folder of trained weights whose encoder is kept as it is, and with it the meaning of latents: only a new
-    decoder is trained.
+    Besides the tables `model` and `schedule`: `tone_weight`, how much a skin-tone variant counts;
+    `start_from`, a folder of weights to go on from; `encoder`, a folder of trained weights whose encoder is
+    kept as it is, and with it the meaning of latents: only the decoder is trained.
     """
     dataset = load_dataset(Path(recipe["data"]))
     model = Autoencoder(AutoencoderConfig(**_tuples(recipe.get("model", {})))).to(loop.device())
+    if "start_from" in recipe and not resume:
+        model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
     decoder_only = "encoder" in recipe
     if decoder_only:
         weights, _ = loop.load_model(Path(recipe["encoder"]))
