@@ -127,7 +127,7 @@ class Pipeline:
             style=self.bundle.styles[style_ids[0]],
             tones=tones,
             steps=steps,
-            sampler=self.bundle.sampler,
+            sampler="tokens" if self.bundle.family == "autoregressive" else self.bundle.sampler,
             guidance=self.bundle.guidance,
             seeds=seeds * len(clean),
             size_px=self.bundle.size_px,
