@@ -5,6 +5,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,15 +15,48 @@ import numpy.typing as npt
 from miaobi import images, sampling
 from miaobi.bundle import SHIPPED, Bundle
 from miaobi.errors import InputError
+from miaobi.images import Float
 from miaobi.receipt import Generation, Receipt, peak_memory_bytes
 from miaobi.runtimes.onnx import OnnxModel, pick_device, runtime_name
-from miaobi.text.encoder import TextEncoder
-from miaobi.text.memory import Memory
+from miaobi.text.encoder import TextEncoder, joined
+from miaobi.text.memory import Memory, Neighbours
 from miaobi.text.prompt import clean_prompt, skin_tone
+from miaobi.text.remembered import Remembered, file_of, nothing
 
 MAX_IMAGES = 64
 MAX_SEED = 2**63 - 1
 _BATCH = 8  # pictures drawn together
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A picture to go on from."""
+
+    latents: Float
+    """(C, h, w), of `Pipeline.encode`."""
+    mask: Float
+    """(h, w) in [0, 1], 1 where to draw, 0 where to keep."""
+    strength: float = 1.0
+    """How much is drawn anew, above 0 to 1; less keeps rough shapes."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise InputError(f"strength is {self.strength}; choose above 0 (keep all) to 1 (all anew).")
+
+
+@dataclass(frozen=True)
+class After:
+    """A picture to draw after."""
+
+    latents: Float
+    """(C, h, w), of `Pipeline.encode`."""
+    style: int
+    """Number of its style."""
+
+    def neighbours(self, prompts: int, k: int) -> Neighbours:
+        """The picture as all `k` neighbours of so many prompts."""
+        latents = np.broadcast_to(self.latents, (prompts, k, *self.latents.shape))
+        return Neighbours(latents, np.full((prompts, k), self.style), np.full((prompts, k), -1))
 
 
 class Pipeline:
@@ -35,16 +70,16 @@ class Pipeline:
         self.device, self._fallbacks = pick_device(device)
         self.threads = threads or 0
 
-        def graph(name: str) -> OnnxModel:
-            return OnnxModel(bundle.path(f"{name}.onnx"), self.threads, self.device)
-
-        self._encoder = TextEncoder(bundle.path("tokenizer.json"), graph("text"))
+        self._encoder = TextEncoder(bundle.path("tokenizer.json"), self._graph("text"))
         self._context, self._sampled, self._decoder = (
-            graph(name) for name in ("context", bundle.sampled, "decoder")
+            self._graph(name) for name in ("context", bundle.sampled, "decoder")
         )
-        self.memory = Memory.load(
+        self.memory = self._own_memory = Memory.load(
             bundle.path("memory.safetensors"), bundle.path("memory.json"), bundle.latent_shape
         )
+        remembered = Remembered.load(file_of(bundle))
+        if remembered and bundle.neighbours:
+            self.memory = remembered.joined(self.memory, bundle.neighbours)
         self.load_ms = (time.perf_counter() - started) * 1000
 
     def generate(
@@ -55,6 +90,8 @@ class Pipeline:
         style: str | None = None,
         steps: int | None = None,
         tone: int | None = None,
+        edit: Edit | None = None,
+        after: After | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> Generation:
         """Draw `n` pictures of each prompt.
@@ -67,6 +104,8 @@ class Pipeline:
             style: one of `bundle.styles`.
             steps: sampling steps, 1 to `bundle.most_steps`; the bundle knows the best number.
             tone: skin tone, 0 (none), 1 (light) to 5 (dark); without it, what the prompt says.
+            edit: a picture to go on from, instead of noise.
+            after: a picture to draw after, instead of those that the memory has for the prompt.
             on_progress: called after each batch with the number of pictures in it.
 
         Raises:
@@ -75,48 +114,52 @@ class Pipeline:
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         seeds, steps = self._checked(len(prompts), n, seed, steps, tone)
-        style_ids = np.array([self.bundle.style_id(style)])
+        if edit and self.bundle.family != "diffusion":
+            raise InputError(f"a {self.bundle.family} cannot edit pictures; use a bundle of diffusion.")
+        style_id = self.bundle.style_id(style)
         clean = [clean_prompt(one) for one in prompts]
         ignored = [what for _, left_out in clean for what in left_out]
         stages: dict[str, float] = {}
-        pixels, neighbours, tones = [], [], []
-        for text, _ in clean:  # one by one: a picture does not depend on what is drawn beside it
-            with _timed(stages, "encode"):
-                features = self._encoder([text])
-                ignored += features.ignored
-            with _timed(stages, "retrieve"):
-                tones.append(skin_tone(text) if tone is None else tone)
-                found = self.memory.neighbours(
-                    features.embedding, style_ids, tones[-1], self.bundle.neighbours
+        tones = [skin_tone(text) if tone is None else tone for text, _ in clean]
+        with _timed(stages, "encode"):  # one by one: what a prompt means does not depend on the others
+            read = [self._encoder([text]) for text, _ in clean]
+            ignored += [what for one in read for what in one.ignored]
+            features = joined(read)
+        with _timed(stages, "retrieve"):
+            asked = np.full(len(prompts), style_id)
+            found = (
+                self.memory.neighbours(features.embedding, asked, np.array(tones), self.bundle.neighbours)
+                if after is None
+                else after.neighbours(len(prompts), self.bundle.neighbours)
+            )
+        with _timed(stages, "context"):
+            question = {
+                "tokens": features.tokens,
+                "mask": features.mask,
+                "embedding": features.embedding,
+                "style": asked,
+                "neighbours": found.latents,
+                "neighbour_style": found.styles,
+            }
+            context = self._context(**question)
+            if self.bundle.guidance != 1 and self.bundle.family == "autoregressive":
+                nothing = self._context(**self._nothing(question))
+                context |= {f"not_{name}": tensor for name, tensor in nothing.items()}
+        jobs = [(number, one) for number in range(len(prompts)) for one in seeds]
+        pixels = []
+        for begin in range(0, len(jobs), _BATCH):
+            numbers, batch = zip(*jobs[begin : begin + _BATCH], strict=True)
+            part = {name: tensor[list(numbers)] for name, tensor in context.items()}
+            with _timed(stages, "sample"):
+                drawn = (
+                    {"codes": self._write(part, batch, steps)}
+                    if self.bundle.family == "autoregressive"
+                    else {"latents": self._sample(part, batch, steps, edit)}
                 )
-                neighbours.append([self.memory.ids[entry] for entry in found.entries[0]])
-            with _timed(stages, "context"):
-                asked = {
-                    "tokens": features.tokens,
-                    "mask": features.mask,
-                    "embedding": features.embedding,
-                    "style": style_ids,
-                    "neighbours": found.latents,
-                    "neighbour_style": found.styles,
-                }
-                context = self._context(**asked)
-                if self.bundle.guidance != 1 and self.bundle.family == "autoregressive":
-                    context |= {
-                        f"not_{name}": tensor
-                        for name, tensor in self._context(**self._nothing(asked)).items()
-                    }
-            for begin in range(0, n, _BATCH):
-                batch = seeds[begin : begin + _BATCH]
-                with _timed(stages, "sample"):
-                    drawn = (
-                        {"codes": self._write(context, batch, steps)}
-                        if self.bundle.family == "autoregressive"
-                        else {"latents": self._sample(context, batch, steps)}
-                    )
-                with _timed(stages, "decode"):
-                    pixels.append(images.to_uint8(self._decoder(**drawn)["image"]))
-                if on_progress:
-                    on_progress(len(batch))
+            with _timed(stages, "decode"):
+                pixels.append(images.to_uint8(self._decoder(**drawn)["image"]))
+            if on_progress:
+                on_progress(len(batch))
         receipt = Receipt(
             prompts=[text for text, _ in clean],
             bundle=f"{self.bundle.name} {self.bundle.version}",
@@ -124,14 +167,14 @@ class Pipeline:
             device=self.device,
             dtype=self.bundle.dtype,
             threads=self.threads,
-            style=self.bundle.styles[style_ids[0]],
+            style=self.bundle.styles[style_id],
             tones=tones,
             steps=steps,
             sampler="tokens" if self.bundle.family == "autoregressive" else self.bundle.sampler,
             guidance=self.bundle.guidance,
             seeds=seeds * len(clean),
             size_px=self.bundle.size_px,
-            neighbours=neighbours,
+            neighbours=[[self.memory.ids[one] for one in row if one >= 0] for row in found.entries],
             load_ms=round(self.load_ms, 2),
             stages_ms={name: round(ms, 2) for name, ms in stages.items()},
             total_ms=round(sum(stages.values()), 2),
@@ -141,22 +184,77 @@ class Pipeline:
         )
         return Generation(np.concatenate(pixels), receipt)
 
-    def _sample(self, context: dict[str, Any], seeds: list[int], steps: int) -> npt.NDArray[np.float32]:
-        """Standardised latents (len(seeds), C, H, W) for the context of one prompt (of batch size 1)."""
-        repeated = {name: np.repeat(tensor, len(seeds), axis=0) for name, tensor in context.items()}
+    def _sample(
+        self, context: dict[str, Any], seeds: Sequence[int], steps: int, edit: Edit | None
+    ) -> npt.NDArray[np.float32]:
+        """Standardised latents (len(seeds), C, H, W); context has a row for each of the seeds."""
         sources = sampling.generators(seeds)
 
         def velocity(x: npt.NDArray[np.float32], t: float) -> npt.NDArray[np.float32]:
-            times = np.full(len(seeds), t, np.float32)
-            return self._sampled(x=x, t=times, **repeated)["velocity"]
+            return self._sampled(x=x, t=np.full(len(seeds), t, np.float32), **context)["velocity"]
 
         def noise() -> npt.NDArray[np.float32]:
             return sampling.draw(sources, self.bundle.latent_shape)
 
         times = sampling.timesteps(steps)
+        if edit:
+            # the steps that remain from the time where as much noise as `strength` is left
+            times = times[-1 - max(1, round(edit.strength * steps)) :]
+            return sampling.edit(velocity, edit.latents[None], noise(), times, edit.mask)
         if self.bundle.sampler == "consistency":
             return sampling.consistency(velocity, noise(), times, noise)
         return sampling.euler(velocity, noise(), times)
+
+    def remember(self, name: str, picture: Float, style: str | None = None) -> None:
+        """Draw after this picture from now on where a prompt says `name`; kept for later pipelines too.
+
+        Args:
+            name: such as "Bo the fox"; a name that is remembered already is given the new picture.
+            picture: (4, size_px, size_px) in [-1, 1], premultiplied.
+            style: the style that the picture has, one of `bundle.styles`; None: that of the most similar
+                picture in the memory.
+
+        Raises:
+            InputError: the name or style cannot be used, or the bundle has no encoder.
+        """
+        latents = self.encode(picture[None])[0]
+        number = self.memory.nearest_style(latents) if style is None else self.bundle.style_id(style)
+        key = self._encoder([clean_prompt(name)[0]]).embedding[0]
+        path = file_of(self.bundle)
+        kept = Remembered.load(path) or nothing(len(key), latents.shape)
+        kept = kept.with_picture(name, key, latents, number)
+        kept.save(path)
+        self.memory = kept.joined(self._own_memory, self.bundle.neighbours)
+
+    def forget(self, name: str) -> None:
+        """Undo `remember`; raises `InputError` where nothing is remembered as `name`."""
+        path = file_of(self.bundle)
+        kept = Remembered.load(path) or nothing(self.memory.keys.shape[1], self.bundle.latent_shape)
+        kept = kept.without(name)
+        kept.save(path)
+        self.memory = kept.joined(self._own_memory, self.bundle.neighbours)
+
+    def encode(self, pictures: Float) -> Float:
+        """Pictures (B, 4, size_px, size_px) in [-1, 1], premultiplied → standardised latents (B, C, h, w).
+
+        Raises:
+            InputError: the bundle has no encoder, or the pictures another size.
+        """
+        size = self.bundle.size_px
+        if pictures.shape[1:] != (4, size, size):
+            raise InputError(f"pictures are {pictures.shape[1:]}; this bundle encodes {(4, size, size)}.")
+        return np.asarray(self._picture_encoder(image=pictures)["latents"])
+
+    @cached_property
+    def _picture_encoder(self) -> OnnxModel:
+        if "encoder.onnx" not in self.bundle.files:
+            raise InputError(
+                f"bundle {self.bundle.name} has no encoder.onnx to read pictures with; export it again."
+            )
+        return self._graph("encoder")
+
+    def _graph(self, name: str) -> OnnxModel:
+        return OnnxModel(self.bundle.path(f"{name}.onnx"), self.threads, self.device)
 
     def _nothing(self, asked: dict[str, Any]) -> dict[str, Any]:
         """What the context graph is asked when there is no prompt, for guidance."""
@@ -169,17 +267,12 @@ class Pipeline:
             "neighbour_style": np.full_like(asked["neighbour_style"], none),
         }
 
-    def _write(self, context: dict[str, Any], seeds: list[int], steps: int) -> npt.NDArray[np.int64]:
-        """Codes (len(seeds), tokens, codes) for the context of one prompt (of batch size 1)."""
+    def _write(self, context: dict[str, Any], seeds: Sequence[int], steps: int) -> npt.NDArray[np.int64]:
+        """Codes (len(seeds), tokens, codes); context has a row for each of the seeds."""
         bundle = self.bundle
         guided = "not_context_keys" in context
         cache = {
-            name: np.concatenate(
-                [
-                    np.repeat(context[one + name], len(seeds), axis=0)
-                    for one in (("", "not_") if guided else ("",))
-                ]
-            )
+            name: np.concatenate([context[one + name] for one in (("", "not_") if guided else ("",))])
             for name in ("context_keys", "context_values", "context_mask")
         }
 

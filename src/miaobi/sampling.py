@@ -58,6 +58,25 @@ def consistency(
     return result
 
 
+def edit(velocity: Velocity, known: Array, noise: Array, times: Sequence[float], mask: Array) -> Array:
+    """Redraw a picture where the mask says so: `euler` from known latents that are noisy as at times[0].
+
+    Known latents, noise and mask are (B, ...), the mask 1 where to draw and 0 where to keep. After each step
+    what is kept is put back, as noisy as the rest is by then: x_t = (1 - t)·known + t·noise (Lugmayr et al.
+    2022, "RePaint"). times[0] below 1 keeps the rough shapes (Meng et al. 2022, "SDEdit").
+    """
+
+    def noisy(t: float) -> Any:
+        return (1 - t) * known + t * noise  # type: ignore[operator]
+
+    x: Any = noisy(times[0])
+    for t, following in pairwise(times):
+        x = x + (following - t) * velocity(x, t)
+        x = mask * x + (1 - mask) * noisy(following)  # type: ignore[operator]
+    result: Array = x
+    return result
+
+
 def guide(conditional: Any, unconditional: Any, guidance: float) -> Any:
     """Classifier-free guidance (Ho & Salimans 2022, eq. 6): v = v_uncond + guidance·(v_cond - v_uncond)."""
     return unconditional + guidance * (conditional - unconditional)

@@ -127,6 +127,16 @@ def decoder_graph(model: Autoencoder, storage: Storage = "int8", size: int = 8) 
     }
 
 
+def encoder_graph(model: Autoencoder, storage: Storage = "int8", size_px: int = 128) -> dict[str, bytes]:
+    """`encoder.onnx`: pictures (B, 4, size_px, size_px), premultiplied, to standardised latents."""
+    example = {"image": torch.randn(2, 4, size_px, size_px)}
+    return {
+        "encoder.onnx": to_onnx(
+            _Method(model.encode, model), example, ("latents",), {"image": {0: "batch"}}, storage
+        )
+    }
+
+
 def to_onnx(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
@@ -258,6 +268,7 @@ def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
         graphs = writer_graphs(model, sources.autoencoder, storage)
     else:
         graphs = generator_graphs(model, storage) | decoder_graph(sources.autoencoder, storage, shape[1])
+    graphs |= encoder_graph(sources.autoencoder, storage, manifest["size_px"])
     text = Path(recipe["text"])
     with TemporaryDirectory() as temporary:
         tensors, names = Path(temporary) / "memory.safetensors", Path(temporary) / "memory.json"

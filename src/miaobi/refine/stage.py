@@ -34,7 +34,7 @@ STAGES: Mapping[str, str] = {
     "redraw": "repair:Redraw",
     "restore": "restore:Restore",
     "restyle": "style:Restyle",
-    "style": "style:Style",
+    "style": "gatys:Style",
 }
 """Where each stage lives; its module is imported when the stage is asked for."""
 
@@ -79,9 +79,7 @@ class Step:
     def __str__(self) -> str:
         told = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         measured = "" if self.psnr_db is None else f", PSNR {self.psnr_db:.2f} dB, SSIM {self.ssim:.3f}"
-        return (
-            f"{self.name} ({told}): {self.ms:.1f} ms, {self.size_px[0]}x{self.size_px[1]} px{measured}"
-        )
+        return f"{self.name} ({told}): {self.ms:.1f} ms, {self.size_px[0]}x{self.size_px[1]} px{measured}"
 
 
 def parse(text: str) -> list[Stage]:
@@ -140,8 +138,8 @@ def refine(
     """
     if subject.mask is not None and subject.mask.shape != subject.image.shape[1:]:
         raise InputError(
-            f"the mask is {_size(subject.mask)} and the picture {_size(subject.image)} px; give a mask of the "
-            "picture's size."
+            f"the mask is {_size(subject.mask)} px and the picture {_size(subject.image)} px; give a mask of "
+            "the picture's size."
         )
     steps = []
     for stage in stages:

@@ -23,6 +23,21 @@ class TextFeatures(NamedTuple):
     """What was not read, in words."""
 
 
+def joined(features: Sequence[TextFeatures]) -> TextFeatures:
+    """The features of several calls as those of one."""
+    length = max(one.mask.shape[1] for one in features)
+
+    def padded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.pad(array, [(0, 0), (0, length - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
+
+    return TextFeatures(
+        np.concatenate([padded(one.tokens) for one in features]),
+        np.concatenate([padded(one.mask) for one in features]),
+        np.concatenate([one.embedding for one in features]),
+        [what for one in features for what in one.ignored],
+    )
+
+
 class TextEncoder:
     """Callable: prompts -> `TextFeatures`.
 

@@ -160,6 +160,11 @@ class Memory:
         )
         return Neighbours(self.unpacked(entries), self.entry_style[entries].astype(np.int64), entries)
 
+    def nearest_style(self, latents: Float) -> int:
+        """The style id of the picture whose latents are nearest to those given, (C, h, w)."""
+        distance = np.square(self.unpacked(np.arange(len(self.ids))) - latents).sum(axis=(1, 2, 3))
+        return int(self.entry_style[distance.argmin()])
+
     def unpacked(self, entries: Int) -> Float:
         """Latents (…, C, H, W) float32 of the pictures at positions `entries` (…)."""
         return unpack(self.latents[entries], self.scale, self.shape)
