@@ -110,7 +110,14 @@ def graphs(rng: np.random.Generator, vocabulary: int) -> dict[str, bytes]:
         {"image": ["B", 4, 16 * SIZE, 16 * SIZE]},
         kernel=(rng.standard_normal((CHANNELS, 4, 16, 16)) / 4).astype(np.float32),
     )
-    return {"text.onnx": text, "context.onnx": context, "denoiser.onnx": denoiser, "decoder.onnx": decoder}
+    encoder = graph(
+        [node("Conv", "image filter", "latents", strides=[16, 16])],
+        {"image": ("f", ["B", 4, 16 * SIZE, 16 * SIZE])},
+        {"latents": latent},
+        filter=(rng.standard_normal((CHANNELS, 4, 16, 16)) / 32).astype(np.float32),
+    )
+    made = {"text": text, "context": context, "denoiser": denoiser, "decoder": decoder, "encoder": encoder}
+    return {f"{name}.onnx": one for name, one in made.items()}
 
 
 def make_bundle(folder: Path, **changes: Any) -> Path:
@@ -166,6 +173,12 @@ def make_bundle(folder: Path, **changes: Any) -> Path:
     }
     write_bundle(folder, {**manifest, **changes}, files)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test remembers is not the user's."""
+    monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture(scope="session")

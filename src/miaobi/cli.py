@@ -13,6 +13,7 @@ from miaobi.errors import InputError, MachineError, MiaobiError
 from miaobi.files import check_writable
 
 _PATH = click.Path(path_type=Path)
+_EXTRAS = {"cv2": "refine", "skimage": "refine", "scipy": "refine", "openai": "llm", "xllamacpp": "llm"}
 _model = click.option("-m", "--model", help="Folder of a bundle.  [default: the one inside the package]")
 _json = click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 
@@ -66,9 +67,7 @@ def generate(
     miaobi generate "熊猫" -o panda.png --n 4 --style twemoji    # panda.png (sheet), panda-1.png … -4.png
     miaobi generate "green cat" --seed 7 --quiet --json | jq .total_ms
     """
-    if output.suffix.lower() != ".png":
-        raise InputError(f"the output is {str(output)!r}; only PNG is written, give a name ending in .png.")
-    check_writable(output)
+    _check_png(output)
     # the one search in the memory is faster than starting threads for it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -101,6 +100,117 @@ def generate(
         click.echo(f"{'wrote':<11}  {output}{also}")
     if as_json:
         click.echo(receipt.to_json())
+
+
+@cli.command()
+@click.argument("source", type=_PATH)
+@click.argument("output", type=_PATH)
+@click.option("-s", "--stages", default="enhance", show_default=True, help="Stages in order, see above.")
+@click.option("--mask", type=_PATH, help="Picture of the same size, white where SOURCE may change.")
+@click.option("--prompt", help="What the picture shows or is to show, for stages that draw.")
+@click.option(
+    "--reference", type=_PATH, help="What it should look like: PSNR and SSIM are told of every stage."
+)
+@_model
+@click.option("--most-megapixels", default=40.0, show_default=True, help="Larger pictures are refused.")
+@_json
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and the JSON line.")
+def refine(
+    source: Path,
+    output: Path,
+    stages: str,
+    mask: Path | None,
+    prompt: str | None,
+    reference: Path | None,
+    model: str | None,
+    most_megapixels: float,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Refine the picture SOURCE stage by stage and write OUTPUT, a PNG.
+
+    \b
+    enhance                        measures noise and blur and removes what it finds
+    denoise, deblur, sharpen       one of these alone: denoise:method=wavelet:strength=0.1
+    contrast, balance              local contrast (CLAHE), white balance
+    upscale                        2 or 4 times larger: upscale:scale=2; other networks: upscale:model=x4.pth
+    inpaint                        draws what --mask covers, by --prompt; inpaint:method=telea without one
+    outpaint                       draws margins around: outpaint:margin=0.25
+    redraw                         image to image by --prompt: redraw:strength=0.5:style=fluent
+    restyle                        the same thing in another style of the model: restyle:style=twemoji
+    style                          any picture's style (Gatys): style:picture=starry.jpg
+    restore                        iterative optimisation against noise and blur
+
+    \b
+    miaobi refine photo.png clean.png
+    miaobi refine fox.png fox-512.png --stages denoise,upscale:scale=4
+    miaobi refine fox.png fox2.png --stages inpaint --mask tail.png --prompt "a fox"
+    """
+    _check_png(output)
+    from miaobi.compose import to_picture
+    from miaobi.images import save_png
+    from miaobi.pipeline import load
+    from miaobi.refine.picture import open_mask, open_picture
+    from miaobi.refine.stage import Subject, parse, report
+    from miaobi.refine.stage import refine as run
+
+    chain = parse(stages)
+    image, notes = open_picture(source, most_megapixels)
+    subject = Subject(
+        image, open_mask(mask, most_megapixels) if mask else None, prompt, load(model) if model else None
+    )
+    expected = open_picture(reference, most_megapixels)[0] if reference else None
+    made, steps = run(subject, chain, expected)
+    text = {"Software": f"miaobi {__version__}", "stages": stages} | ({"prompt": prompt} if prompt else {})
+    save_png(output, to_picture(made), text)
+    if not quiet:
+        for row in (*(f"{'note':<11}  {note}" for note in notes), *report(steps)):
+            click.echo(row)
+        click.echo(f"{'wrote':<11}  {output}")
+    if as_json:
+        steps_done = [asdict(step) for step in steps]
+        click.echo(json.dumps({"stages": steps_done, "notes": notes}, ensure_ascii=False))
+
+
+@cli.command()
+@click.argument("picture", type=_PATH)
+@click.argument("name")
+@click.option("--style", help="Style that PICTURE has.  [default: that of the most similar picture]")
+@_model
+def remember(picture: Path, name: str, style: str | None, model: str | None) -> None:
+    """Remember PICTURE as NAME; prompts with that name draw after it from then on, in every style.
+
+    \b
+    miaobi remember mascot.png "Bo the fox"
+    miaobi generate "Bo the fox" --style twemoji
+    """
+    from miaobi.pipeline import load
+    from miaobi.refine.picture import open_picture
+    from miaobi.refine.repair import to_square
+
+    pipe = load(model)
+    pipe.remember(name, to_square(open_picture(picture)[0], pipe.bundle.size_px)[0], style)
+    click.echo(f"remembered {str(picture)!r} as {name!r}; try: miaobi generate {name!r}")
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_model
+def forget(name: str | None, model: str | None) -> None:
+    """Forget the picture remembered as NAME; without NAME list what is remembered."""
+    from miaobi.bundle import SHIPPED, Bundle
+    from miaobi.text.remembered import Remembered, file_of
+
+    path = file_of(Bundle.load(model or SHIPPED))
+    kept = Remembered.load(path)
+    if name is not None:
+        if kept is None:
+            raise InputError(f"nothing is remembered as {name!r}; nothing is remembered at all.")
+        kept.without(name).save(path)
+        click.echo(f"forgot {name!r}")
+        return
+    for one in kept.names if kept else ():
+        click.echo(one)
 
 
 @cli.command()
@@ -175,8 +285,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("miaobi"):
             raise
+        extra = _EXTRAS.get(error.name.partition(".")[0], "train")
         return _fail(
-            f"{error.name} is not installed; run: pip install 'miaobi[train]'", MachineError.exit_code
+            f"{error.name} is not installed; run: pip install 'miaobi[{extra}]'", MachineError.exit_code
         )
     except BrokenPipeError:  # the reader of a pipe went away; keep Python from complaining again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -187,6 +298,12 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError:
         return _fail("out of memory; ask for fewer pictures at a time.", MachineError.exit_code)
     return 0
+
+
+def _check_png(output: Path) -> None:
+    if output.suffix.lower() != ".png":
+        raise InputError(f"the output is {str(output)!r}; only PNG is written, give a name ending in .png.")
+    check_writable(output)
 
 
 def _fail(message: str, exit_code: int) -> int:

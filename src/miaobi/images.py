@@ -54,6 +54,15 @@ def over_white(images: npt.NDArray[np.floating]) -> Float:
     return np.asarray(np.clip(images[..., :3, :, :] + 1 - images[..., 3:, :, :], -1, 1), dtype=np.float32)
 
 
+def resized(image: Float, height: int, width: int, how: Image.Resampling = Image.Resampling.LANCZOS) -> Float:
+    """A picture (C, H, W) in [-1, 1] resampled channel by channel."""
+    if image.shape[1:] == (height, width):
+        return image
+    planes = np.ascontiguousarray(image, np.float32)
+    made = [np.asarray(Image.fromarray(plane).resize((width, height), how)) for plane in planes]
+    return np.asarray(np.stack(made).clip(-1, 1), np.float32)
+
+
 def to_pil(pixels: UInt8) -> list[Image.Image]:
     """Straight RGBA uint8 (B, H, W, 4) to a list of B PIL pictures in mode RGBA."""
     return [Image.fromarray(one) for one in np.ascontiguousarray(pixels)]

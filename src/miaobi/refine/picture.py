@@ -72,7 +72,11 @@ def _open(path: str | os.PathLike[str], most_megapixels: float) -> tuple[Image.I
         raise InputError(
             f"{what} is no picture that can be read; give one of {', '.join(FORMATS)}."
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{what} is too large ({error}); at most {most_megapixels:g} megapixels are read: make it smaller."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"{what} is damaged ({str(error).splitlines()[0]}); save it again.") from error
     if 0 in turned.size:
         raise InputError(f"{what} has no pixels; give a picture of at least 1x1.")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from miaobi.errors import InputError
-from miaobi.images import Float, from_uint8
+from miaobi.images import Float, from_uint8, resized
 from miaobi.pipeline import Edit, load
 from miaobi.refine.stage import Subject
 
@@ -129,15 +129,6 @@ def to_square(image: Float, size: int) -> tuple[Float, Callable[[Float], Float]]
         return resized(made, side, side)[:, top : top + height, left : left + width]
 
     return resized(square, size, size), back
-
-
-def resized(image: Float, height: int, width: int, how: Image.Resampling = Image.Resampling.LANCZOS) -> Float:
-    """A picture (C, H, W) resampled channel by channel."""
-    if image.shape[1:] == (height, width):
-        return image
-    planes = np.ascontiguousarray(image, np.float32)
-    made = [np.asarray(Image.fromarray(plane).resize((width, height), how)) for plane in planes]
-    return np.asarray(np.stack(made).clip(-1, 1), np.float32)
 
 
 def _classical(image: Float, mask: Float, method: str) -> Float:

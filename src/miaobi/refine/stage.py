@@ -76,10 +76,16 @@ class Step:
     ssim: float | None = None
     """As `psnr_db`."""
 
-    def __str__(self) -> str:
-        told = ", ".join(f"{name} {value}" for name, value in self.settings.items())
-        measured = "" if self.psnr_db is None else f", PSNR {self.psnr_db:.2f} dB, SSIM {self.ssim:.3f}"
-        return f"{self.name} ({told}): {self.ms:.1f} ms, {self.size_px[0]}x{self.size_px[1]} px{measured}"
+
+def report(steps: Sequence[Step]) -> list[str]:
+    """A row for each step, for people."""
+    rows = []
+    for step in steps:
+        told = ", ".join(f"{name} {value}" for name, value in step.settings.items() if value != "")
+        row = f"{step.name:<11}  {step.ms:.1f} ms, {step.size_px[0]}x{step.size_px[1]} px"
+        row += f", PSNR {step.psnr_db:.2f} dB, SSIM {step.ssim:.3f}" if step.psnr_db is not None else ""
+        rows.append(row + (f" ({told})" if told else ""))
+    return rows
 
 
 def parse(text: str) -> list[Stage]:

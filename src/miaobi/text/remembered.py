@@ -119,6 +119,8 @@ class Remembered:
         generator looks at, so that no neighbour of another concept fills up.
         """
         count, concepts = len(self.names), len(memory.concepts)
+        if not count:
+            return memory
         new = concepts + np.arange(count)
         latents = pack(self.latents.astype(np.float32), memory.scale)
 
