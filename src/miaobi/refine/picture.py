@@ -74,7 +74,7 @@ def _open(path: str | os.PathLike[str], most_megapixels: float) -> tuple[Image.I
         ) from error
     except Image.DecompressionBombError as error:
         raise InputError(
-            f"{what} is too large ({error}); at most {most_megapixels:g} megapixels are read: make it smaller."
+            f"{what} is too large ({error}); at most {most_megapixels:g} megapixels are read."
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"{what} is damaged ({str(error).splitlines()[0]}); save it again.") from error
