@@ -65,8 +65,9 @@ def build(
     """Write images.npy, metadata.jsonl and styles.json into `out`; returns the number of pictures by split.
 
     A size other than 128 px, or a choice of styles or of `limit` pictures of each style and split, goes into
-    `out`/<size_px> beside the full set, from the same split. `folder` holds package.json, the reviewed tables and the lists of what is held out. Raises
-    DataError naming a source that is missing or damaged, an icon that cannot be drawn or that has no concept.
+    `out`/<size_px> beside the full set, from the same split. `folder` holds package.json, the reviewed tables
+    and the lists of what is held out. Raises DataError naming a source that is missing or damaged, an icon
+    that cannot be drawn or that has no concept.
     """
     out.mkdir(parents=True, exist_ok=True)
     found = sources(out / "sources", folder / "package.json")

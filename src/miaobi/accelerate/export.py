@@ -73,9 +73,7 @@ def writer_graphs(
     decoder = Method(lambda codes: autoencoder.decode(model.to_latents(codes)), model, autoencoder)
     return {
         "context.onnx": to_onnx(context, condition, names, axes, storage),
-        "writer.onnx": to_onnx(
-            Method(model.write, model), step, ("logits", "keys", "values"), axes, storage
-        ),
+        "writer.onnx": to_onnx(Method(model.write, model), step, ("logits", "keys", "values"), axes, storage),
         "decoder.onnx": to_onnx(decoder, codes, ("image",), {"codes": {0: "batch"}}, storage),
     }
 

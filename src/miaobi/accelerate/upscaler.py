@@ -11,7 +11,7 @@ from typing import Any, get_args
 import click
 import torch
 
-from miaobi.accelerate.export import Storage, Method, to_onnx
+from miaobi.accelerate.export import Method, Storage, to_onnx
 from miaobi.errors import MiaobiError
 from miaobi.models.upscaler import MARGIN_PX, SCALE, Upscaler
 from miaobi.refine.upscale import SHIPPED, Enlarger, write

@@ -1,7 +1,7 @@
 """Other people's super-resolution weights, through spandrel, which finds the architecture out by itself.
 
-Safetensors are preferred. A .pth file is a pickle: it is read with `torch.load(weights_only=True)`, which makes
-tensors and nothing else; what needs more than that is refused.
+Safetensors are preferred. A .pth file is a pickle: it is read with `torch.load(weights_only=True)`, which
+makes tensors and nothing else; what needs more than that is refused.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ def resample(picture: Float, scale: float, method: Image.Resampling = Image.Resa
     """A picture (C, H, W) in [-1, 1] with its sides times `scale`, rounded; by Pillow, clipped to [-1, 1]."""
     height, width = (round(scale * side) for side in picture.shape[1:])
     channels = [np.asarray(Image.fromarray(one).resize((width, height), method)) for one in picture]
-    return np.clip(np.stack(channels), -1, 1)
+    return np.asarray(np.clip(np.stack(channels), -1, 1), np.float32)
 
 
 def shrink(picture: Float, factor: int) -> Float:

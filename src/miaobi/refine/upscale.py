@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from miaobi.errors import BundleError, InputError
 from miaobi.files import atomic_write
 from miaobi.images import Float
@@ -108,9 +106,7 @@ class Enlarger:
                 f"{again}"
             ) from error
         if len(content) != made.bytes or hashlib.sha256(content).hexdigest() != made.sha256:
-            raise BundleError(
-                f"{str(path)!r} was altered (its checksum differs from upscaler.json); {again}"
-            )
+            raise BundleError(f"{str(path)!r} was altered (its checksum differs from upscaler.json); {again}")
         return made
 
     def upscale(self, picture: Float, scale: int, tile_px: int = 256) -> Float:

@@ -77,7 +77,7 @@ class UpscalerTask:
         small, large = images.from_uint8(crop), images.from_uint8(self.dataset.images[index, high, wide])
         if kind == "degraded":
             small = degrade(small, rng)
-        turns, mirrored, colours = rng.integers(4), rng.random() < 0.5, [*rng.permutation(3), 3]
+        turns, mirrored, colours = int(rng.integers(4)), rng.random() < 0.5, [*rng.permutation(3), 3]
         small, large = (np.rot90(one[colours], turns, (1, 2)) for one in (small, large))
         if mirrored:
             small, large = small[..., ::-1], large[..., ::-1]
@@ -201,8 +201,8 @@ def small_pictures(dataset: Dataset, rendered: Dataset, coder: Path, cache: Path
                 part = slice(start, min(start + 32, len(dataset)))
                 if model is None:
                     numbers = range(part.start, part.stop)
-                    pictures = [shrink(dataset.take(np.array([i]))[0], SCALE) for i in numbers]
-                    made[part] = images.to_uint8(np.stack(pictures))
+                    averages = [shrink(dataset.take(np.array([i]))[0], SCALE) for i in numbers]
+                    made[part] = images.to_uint8(np.stack(averages))
                 else:
                     pictures = images.from_uint8(found["area"][part])
                     made[part] = images.to_uint8(autoencoder.reconstruct(model, pictures))
