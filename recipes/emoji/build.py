@@ -91,7 +91,9 @@ def build(
         if limit:
             pictures = fewer(pictures, split, limit)
             chosen, pictures = only(pictures, chosen)
-            place = place / f"limit-{limit}"
+            # a new split chooses others, whose parts must not be taken for these
+            chosen_ids = "\n".join(p.id for p in pictures)
+            place = place / hashlib.sha256(chosen_ids.encode()).hexdigest()[:12]
         parts = _render(chosen, versions, size_px, place, workers)
         out = out / str(size_px)
         out.mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ def pictures(count: int, side: int) -> torch.Tensor:
     return unit * 2 - 1
 
 
-@pytest.mark.parametrize("settings", [{"channels": 0}, {"blocks": 0}, {"fold": 0}])
+@pytest.mark.parametrize("settings", [{"channels": 0}, {"blocks": 0}])
 def test_sizes_below_one_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         UpscalerConfig(**settings)
@@ -37,10 +37,9 @@ def test_before_training_it_is_bilinear_interpolation() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
-@pytest.mark.parametrize("fold", [1, 2])
-def test_results_are_premultiplied_pictures_and_empty_where_the_input_is(fold: int) -> None:
+def test_results_are_premultiplied_pictures_and_empty_where_the_input_is() -> None:
     with torch.no_grad():
-        large = made(fold=fold).upscale(pictures(2, 16))
+        large = made().upscale(pictures(2, 16))
     assert large.shape == (2, 4, 64, 64)
     assert float(large.min()) >= -1
     assert float(large.max()) <= 1
@@ -48,9 +47,8 @@ def test_results_are_premultiplied_pictures_and_empty_where_the_input_is(fold: i
     assert bool((large[..., :16] == -1).all())
 
 
-@pytest.mark.parametrize("fold", [1, 2])
-def test_no_pixel_reaches_farther_than_it_says(fold: int) -> None:
-    model = made(fold=fold)
+def test_no_pixel_reaches_farther_than_it_says() -> None:
+    model = made()
     reach, side = model.config.reach_px, 48
     x = pictures(1, side)
     changed = x.clone()
@@ -78,7 +76,7 @@ def test_the_loss_is_zero_for_the_truth_and_leaves_the_margin_out() -> None:
 def test_onnx_runtime_against_torch(storage: Storage) -> None:
     import onnxruntime as ort
 
-    model = made(fold=2, channels=16)
+    model = made(channels=16)
     session = ort.InferenceSession(upscaler_graph(model, storage), providers=["CPUExecutionProvider"])
     for x in (pictures(1, 20), pictures(3, 28)[:, :, :22]):
         with torch.no_grad():

@@ -47,7 +47,7 @@ def recipe(tmp_path: Path, data: dict[str, Path]) -> Path:
     path = tmp_path / "upscaler.toml"
     path.write_text(
         f'part = "upscaler"\ndata = "{data["data"]}"\nrendered = "{data["rendered"]}"\n'
-        f'autoencoder = "{coder}"\ncrop_px = 12\n[model]\nchannels = 8\nblocks = 1\nfold = 2\n'
+        f'autoencoder = "{coder}"\ncrop_px = 12\n[model]\nchannels = 8\nblocks = 1\n'
         "[shares]\narea = 0.4\nrendered = 0.2\nreconstructed = 0.2\ndegraded = 0.2\n"
         "[schedule]\nsteps = 3\nbatch_size = 4\nwarmup = 1\nlr = 0.01\n"
     )
@@ -87,7 +87,7 @@ def test_halves_of_the_held_out_pictures_are_apart(data: dict[str, Path]) -> Non
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("crop_px = 12", "crop_px = 13"), ("crop_px = 12", "crop_px = 8"), ("area = 0.4", "area = 0.5")],
+    [("crop_px = 12", "crop_px = 17"), ("crop_px = 12", "crop_px = 8"), ("area = 0.4", "area = 0.5")],
 )
 def test_wrong_recipes_are_told(recipe: Path, tmp_path: Path, old: str, new: str) -> None:
     recipe.write_text(recipe.read_text().replace(old, new))

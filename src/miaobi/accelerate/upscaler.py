@@ -18,14 +18,13 @@ from miaobi.refine.upscale import SHIPPED, Enlarger, write
 
 
 def upscaler_graph(model: Upscaler, storage: Storage = "fp16") -> bytes:
-    """`upscaler.onnx`: image (B, 4, H, W) premultiplied in [-1, 1], of sides that are multiples of the
-    model's `fold`, to large (B, 4, 4·H, 4·W), as `Upscaler.upscale` makes it.
+    """`upscaler.onnx`: image (B, 4, H, W) premultiplied in [-1, 1], to large (B, 4, 4·H, 4·W), as
+    `Upscaler.upscale` makes it.
     """
-    fold = model.config.fold
     axes = {"image": {0: "batch", 2: "height", 3: "width"}}
     return to_onnx(
         Method(model.upscale, model),
-        {"image": torch.zeros(2, 4, 24 * fold, 32 * fold)},
+        {"image": torch.zeros(2, 4, 24, 32)},
         ("large",),
         axes,
         storage,
@@ -47,7 +46,6 @@ def export_upscaler(
         "scale": SCALE,
         "margin_px": MARGIN_PX,
         "reach_px": model.config.reach_px,
-        "multiple": model.config.fold,
         "parameters": sum(one.numel() for one in model.parameters()),
         "storage": storage,
         "card": dict(card or {}),

@@ -35,25 +35,22 @@ def by_tiles(
     *,
     overlap_px: int,
     margin_px: int = 0,
-    multiple: int = 1,
     tile_px: int = TILE_PX,
 ) -> Float:
     """A picture (C, H, W) as `enlarge` makes it, (C, scale · H, scale · W), tile by tile.
 
     Args:
-        enlarge: (C, h, w) → (C, scale · h, scale · w), for any h and w that are multiples of `multiple`.
+        enlarge: (C, h, w) → (C, scale · h, scale · w), for any h and w.
         picture: to be enlarged.
         scale: of `enlarge`.
         overlap_px: what `enlarge` sees around a tile: where that is as far as an input pixel can change a
             result, tiles make what the whole picture would.
         margin_px: the picture is continued so far beyond its border by its outermost pixels.
-        multiple: side of the squares that `enlarge` works in.
         tile_px: side of a tile without its overlap; a picture no larger than that is enlarged as a whole.
     """
     height, width = picture.shape[1:]
-    high, wide = (margin_px + -(size + 2 * margin_px) % multiple for size in (height, width))
-    padded = np.pad(picture, ((0, 0), (margin_px, high), (margin_px, wide)), mode="edge")
-    overlap_px, tile_px = (-(-size // multiple) * multiple for size in (overlap_px, tile_px))
+    around = (margin_px, margin_px)
+    padded = np.pad(picture, ((0, 0), around, around), mode="edge")
     if max(height, width) <= tile_px:
         large = enlarge(padded)
         first = scale * margin_px

@@ -72,8 +72,6 @@ class Enlarger:
     """How far pictures are continued beyond their borders first."""
     reach_px: int
     """How far away an input pixel can change a result."""
-    multiple: int
-    """Sides of what the graph is given are multiples of this."""
     sha256: str
     bytes: int
     card: Mapping[str, Any] = field(default_factory=dict)
@@ -92,7 +90,7 @@ class Enlarger:
             about = json.loads((folder / "upscaler.json").read_bytes())
             if about.pop("format") != FORMAT:
                 raise BundleError(f"{str(folder)!r} has another format; update miaobi or export it again.")
-            names = ("scale", "margin_px", "reach_px", "multiple", "bytes")
+            names = ("scale", "margin_px", "reach_px", "bytes")
             made = cls(
                 folder,
                 **{name: int(about[name]) for name in names},
@@ -123,7 +121,6 @@ class Enlarger:
             scale,
             overlap_px=self.reach_px,
             margin_px=self.margin_px,
-            multiple=self.multiple,
             tile_px=tile_px,
         )
 

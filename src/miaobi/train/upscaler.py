@@ -42,11 +42,8 @@ class UpscalerTask:
 
     def __post_init__(self) -> None:
         side = self.dataset.images.shape[1] // SCALE
-        if not 2 * MARGIN_PX < self.crop_px <= side or self.crop_px % self.model.config.fold:
-            raise ValueError(
-                f"crop_px = {self.crop_px} must be a multiple of {self.model.config.fold} above "
-                f"{2 * MARGIN_PX} and at most {side}"
-            )
+        if not 2 * MARGIN_PX < self.crop_px <= side:
+            raise ValueError(f"crop_px = {self.crop_px} must be above {2 * MARGIN_PX} and at most {side}")
         known = {*self.small, "degraded"}
         if not set(self.shares) <= known or abs(sum(self.shares.values()) - 1) > 1e-6:
             raise ValueError(f"shares = {dict(self.shares)} must sum to 1, of {', '.join(sorted(known))}")
@@ -118,15 +115,7 @@ def upscale(model: Upscaler, picture: images.Float) -> images.Float:
         with torch.no_grad():
             return np.asarray(model.upscale(torch.from_numpy(window)[None].to(on))[0].cpu().numpy())
 
-    config = model.config
-    return by_tiles(
-        enlarge,
-        picture,
-        SCALE,
-        overlap_px=config.reach_px,
-        margin_px=MARGIN_PX,
-        multiple=config.fold,
-    )
+    return by_tiles(enlarge, picture, SCALE, overlap_px=model.config.reach_px, margin_px=MARGIN_PX)
 
 
 def _psnr(ours: list[images.Float], real: list[images.Float]) -> float:
