@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from concepts import LEFT_OUT, Concepts
-from render import Icon, icons, render_parts
+from render import PART, Icon, icons, render_parts
 from sources import HERE, NAMES_PACKAGE, STYLES, Source, sources
 from split import heldout_tags, new_split, splits
 from tqdm import tqdm
@@ -60,12 +60,14 @@ def build(
     renew_split: bool = False,
     workers: int | None = None,
     folder: Path = HERE,
+    limit: int | None = None,
 ) -> Counter[str]:
     """Write images.npy, metadata.jsonl and styles.json into `out`; returns the number of pictures by split.
 
-    A size other than 128 px, or a choice of styles, goes into `out`/<size_px> beside the full set, from the
-    same split. `folder` holds package.json, the reviewed tables and the lists of what is held out. Raises
-    DataError naming a source that is missing or damaged, an icon that cannot be drawn or that has no concept.
+    A size other than 128 px, or a choice of styles or of `limit` pictures of each style and split, goes into
+    `out`/<size_px> beside the full set, from the same split. `folder` holds package.json, the reviewed tables
+    and the lists of what is held out. Raises DataError naming a source that is missing or damaged, an icon
+    that cannot be drawn or that has no concept.
     """
     out.mkdir(parents=True, exist_ok=True)
     found = sources(out / "sources", folder / "package.json")
@@ -82,10 +84,17 @@ def build(
         tags = heldout_tags(list(concepts.by_slug.values()))
         _write_text(folder / "heldout_tags.json", [json.dumps(tags, ensure_ascii=False, indent=1), "\n"])
     split = splits(rows, (folder / "heldout.txt").read_text("utf-8").split(), digests)
-    if size_px != SIZE_PX or set(styles) != set(STYLES):
+    if size_px != SIZE_PX or set(styles) != set(STYLES) or limit:
         chosen = {style: items for style, items in drawn.items() if style in styles}
-        parts = _render(chosen, versions, size_px, out / "parts", workers)
         pictures = [p for p in pictures if p.style in chosen]
+        place = out / "parts"
+        if limit:
+            pictures = fewer(pictures, split, limit)
+            chosen, pictures = only(pictures, chosen)
+            # a new split chooses others, whose parts must not be taken for these
+            chosen_ids = "\n".join(p.id for p in pictures)
+            place = place / hashlib.sha256(chosen_ids.encode()).hexdigest()[:12]
+        parts = _render(chosen, versions, size_px, place, workers)
         out = out / str(size_px)
         out.mkdir(exist_ok=True)
     shape = (len(pictures), size_px, size_px, 4)
@@ -96,6 +105,38 @@ def build(
     _write_text(out / "styles.json", [json.dumps(list(STYLES)), "\n"])
     _write_text(out / "metadata.jsonl", (_line(p, concepts, split[p.id]) for p in pictures))
     return Counter(split[p.id] for p in pictures)
+
+
+def fewer(pictures: Sequence[Picture], split: dict[str, str], limit: int) -> list[Picture]:
+    """At most `limit` pictures of each style and split, those without a skin tone first, otherwise chosen by
+    hash of their ids; none that is used nowhere. Sorted by id.
+    """
+    order = sorted(pictures, key=lambda p: (bool(p.tones), hashlib.sha256(p.id.encode()).digest()))
+    taken: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for picture in order:
+        group = picture.style, split[picture.id]
+        if split[picture.id] != "dropped" and taken[group] < limit:
+            taken[group] += 1
+            kept.append(picture)
+    return sorted(kept, key=lambda p: p.id)
+
+
+def only(
+    pictures: Sequence[Picture], drawn: dict[str, list[Icon]]
+) -> tuple[dict[str, list[Icon]], list[Picture]]:
+    """The icons of `pictures` alone, and the pictures with their places among those."""
+    wanted = {picture.id for picture in pictures}
+    icons = {
+        style: [icon for icon in items if f"{style}/{icon.name}" in wanted] for style, items in drawn.items()
+    }
+    place = {
+        f"{style}/{icon.name}": divmod(number, PART)
+        for style, items in icons.items()
+        for number, icon in enumerate(items)
+    }
+    moved = [replace(p, part=place[p.id][0], index=place[p.id][1]) for p in pictures]
+    return icons, moved
 
 
 def load_concepts(found: dict[str, Source], sets: dict[str, dict[str, Any]], folder: Path = HERE) -> Concepts:
@@ -209,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="STYLE",
         help=f"some sets only, into OUT/PX (all: {', '.join(STYLES)})",
     )
+    add("--limit", type=int, metavar="N", help="at most N pictures of each style and split, into OUT/PX")
     add("--workers", type=int, default=os.cpu_count(), help="processes that render (default: %(default)s)")
     add(
         "--new-split",
@@ -221,7 +263,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise DataError(f"--size {options.size} is not between 16 and 2048; use 128 or 512")
         if options.workers < 1:
             raise DataError(f"--workers {options.workers} is below 1; use 1 or more")
-        counts = build(options.out, options.size, options.styles, options.new_split, options.workers)
+        if options.limit is not None and options.limit < 1:
+            raise DataError(f"--limit {options.limit} is below 1; use 1 or more")
+        counts = build(
+            options.out,
+            options.size,
+            options.styles,
+            options.new_split,
+            options.workers,
+            limit=options.limit,
+        )
     except MiaobiError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

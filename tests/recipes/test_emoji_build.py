@@ -190,6 +190,24 @@ def test_other_sizes_and_styles_go_beside(recipe: Path) -> None:
     assert [record.split for record in small.records] == ["train", "heldout"]
 
 
+def test_a_limit_keeps_the_same_few_pictures_of_each_style_and_split(recipe: Path) -> None:
+    full = run(recipe)
+    out = recipe.parent / "out"
+    all_of = load_dataset(out)
+    assert build.build(out, 32, workers=1, folder=recipe, limit=1) == {"train": 8, "heldout": 1}
+    few = load_dataset(out / "32")
+    assert len({(record.style, record.split) for record in few.records}) == len(few) == 9
+    for record, picture in zip(few.records, few.images, strict=True):
+        assert record.tone == 0 or record.style.startswith("fluent-flat")
+        assert record.split == full[record.id]["split"]
+        # the same picture as the large one: its opaque middle lies in the same place
+        large = all_of.images[[one.id for one in all_of.records].index(record.id)]
+        np.testing.assert_allclose(picture.mean((0, 1)), large.mean((0, 1)), atol=8)
+    before = (out / "32" / "images.npy").read_bytes()
+    build.build(out, 32, workers=1, folder=recipe, limit=1)
+    assert (out / "32" / "images.npy").read_bytes() == before
+
+
 def test_new_split_is_written(recipe: Path) -> None:
     run(recipe, renew_split=True)
     tags = json.loads((recipe / "heldout_tags.json").read_text("utf-8"))

@@ -34,7 +34,7 @@ _SMALL = 1024  # weights with fewer values stay fp32
 _BLOCK = 64  # values that share a scale where matrices are multiplied in int8
 
 
-class _Method(nn.Module):
+class Method(nn.Module):
     """A function of models as a module of its own, for the exporter."""
 
     def __init__(self, method: Callable[..., Any], *models: nn.Module) -> None:
@@ -68,14 +68,12 @@ def writer_graphs(
     axes["index"] = {0: "asked"}
     axes |= {name: {0: "batch", 3: "context"} for name in ("context_keys", "context_values", "context_mask")}
     names = ("context_keys", "context_values", "context_mask")
-    context = _Method(lambda *x: model.prepare(Condition(*x)), model)
+    context = Method(lambda *x: model.prepare(Condition(*x)), model)
     codes = {"codes": torch.zeros(2, model.backbone.tokens, model.codes, dtype=torch.int64)}
-    decoder = _Method(lambda codes: autoencoder.decode(model.to_latents(codes)), model, autoencoder)
+    decoder = Method(lambda codes: autoencoder.decode(model.to_latents(codes)), model, autoencoder)
     return {
         "context.onnx": to_onnx(context, condition, names, axes, storage),
-        "writer.onnx": to_onnx(
-            _Method(model.write, model), step, ("logits", "keys", "values"), axes, storage
-        ),
+        "writer.onnx": to_onnx(Method(model.write, model), step, ("logits", "keys", "values"), axes, storage),
         "decoder.onnx": to_onnx(decoder, codes, ("image",), {"codes": {0: "batch"}}, storage),
     }
 
@@ -111,9 +109,9 @@ def generator_graphs(model: Diffusion | Gan | Vae, storage: Storage = "int8") ->
     axes["context_keys"] = axes["context_values"] = axes["context_mask"] = {0: "batch", 3: "context"}
     return {
         "context.onnx": to_onnx(
-            _Method(lambda *x: model.prepare(Condition(*x)), model), condition, names, axes, storage
+            Method(lambda *x: model.prepare(Condition(*x)), model), condition, names, axes, storage
         ),
-        "denoiser.onnx": to_onnx(_Method(model.velocity, model), step, ("velocity",), axes, storage),
+        "denoiser.onnx": to_onnx(Method(model.velocity, model), step, ("velocity",), axes, storage),
     }
 
 
@@ -122,7 +120,7 @@ def decoder_graph(model: Autoencoder, storage: Storage = "int8", size: int = 8) 
     example = {"latents": torch.randn(2, model.config.latent_channels, size, size)}
     return {
         "decoder.onnx": to_onnx(
-            _Method(model.decode, model), example, ("image",), {"latents": {0: "batch"}}, storage
+            Method(model.decode, model), example, ("image",), {"latents": {0: "batch"}}, storage
         )
     }
 
