@@ -4,7 +4,8 @@
 
 Warm: one picture (median, 95th percentile, by stage) and batches of 8, beside the PyTorch fp32 teacher with
 50 guided steps, and the arithmetic limit: the FLOPs of the graphs that really ran, divided by the rate of
-this machine's fp32 matrix product with the same threads. Cold: `miaobi generate` from process start to file
+this machine's fp32 matrix product with the same threads. A scene at 512 px (plan, layers, composition,
+enlarging) beside single pictures in turn. Cold: `miaobi generate` from process start to file
 written, and peak memory; a first run, which brings the files into the page cache, is left out. `--install`
 adds the sizes of the wheel and of a fresh virtual environment with it. Ends with one line of JSON.
 """
@@ -29,10 +30,11 @@ import numpy as np
 Figures = dict[str, float]
 Shape = tuple[int, ...]
 PROMPT = "a colorful parrot"
+SCENE, SCENE_PX = "一只在花园里飞翔的彩色鹦鹉", 512
 GEMM_SIZE = 2048
 
 
-def cold(model: str | None, runs: int) -> Figures:
+def cold(model: str | None, runs: int, prompt: str, *options: str) -> Figures:
     """Wall time and peak memory of `miaobi generate` as a process of its own, medians of `runs`.
 
     Measured while this process is still small: a child's peak starts at what its parent held.
@@ -40,16 +42,8 @@ def cold(model: str | None, runs: int) -> Figures:
     walls, peaks = [], []
     with tempfile.TemporaryDirectory() as folder:
         program = [sys.executable, "-c", "import sys; from miaobi.cli import main; sys.exit(main())"]
-        command = [
-            *program,
-            "generate",
-            PROMPT,
-            "--seed",
-            "1",
-            "--quiet",
-            "-o",
-            str(Path(folder) / "cold.png"),
-        ]
+        output = str(Path(folder) / "cold.png")
+        command = [*program, "generate", prompt, *options, "--seed", "1", "--quiet", "-o", output]
         command += ["-m", model] if model else []
         for _ in range(runs + 1):
             started = time.perf_counter()
@@ -89,6 +83,25 @@ def warm(pipe: Any, runs: int) -> Figures:
         **{f"warm_{stage}_ms": median(one[stage] for one in stages) for stage in stages[0]},
         "batch8_ms_per_picture": median(batches),
         "batch8_pictures_per_s": 1000 / median(batches),
+    }
+
+
+def scene(pipe: Any, runs: int) -> Figures:
+    """Milliseconds of a scene, in all and by stage, and in single pictures drawn in turn with it."""
+    times: dict[str, list[float]] = {SCENE: [], PROMPT: []}
+    stages = []
+    for seed in range(-3, runs):
+        for prompt, size in ((SCENE, SCENE_PX), (PROMPT, None)):
+            started = time.perf_counter()
+            receipt = pipe.generate(prompt, seed=abs(seed), size_px=size).receipt
+            if seed >= 0:
+                times[prompt].append((time.perf_counter() - started) * 1000)
+                stages += [receipt.stages_ms] if prompt == SCENE else []
+    return {
+        "scene_median_ms": median(times[SCENE]),
+        "scene_p95_ms": quantiles(times[SCENE], n=20)[-1],
+        **{f"scene_{stage}_ms": median(one[stage] for one in stages) for stage in stages[0]},
+        "scene_times_single": median(a / b for a, b in zip(times[SCENE], times[PROMPT], strict=True)),
     }
 
 
@@ -279,13 +292,16 @@ def install_sizes(root: Path) -> Figures:
 def main(
     model: str | None, threads: int | None, runs: int, cold_runs: int, teacher: Path | None, install: bool
 ) -> None:
-    figures: Figures = cold(model, cold_runs)
+    figures: Figures = cold(model, cold_runs, PROMPT)
+    of_scene = cold(model, cold_runs, SCENE, "--size", str(SCENE_PX))
+    figures |= {f"scene_{name}": value for name, value in of_scene.items()}
 
     from miaobi import load
 
     pipe = load(model, threads=threads)
     rate_before = gemm_rate(pipe.threads)
     figures |= warm(pipe, runs)
+    figures |= scene(pipe, max(3, runs // 2))
     rate = max(rate_before, gemm_rate(pipe.threads))
     counted = picture_flops(pipe)
     figures |= {f"mflops_{name.removesuffix('.onnx')}": count / 1e6 for name, count in counted.items()}

@@ -151,3 +151,66 @@ def test_noise_is_the_documented_one(pipe: Pipeline) -> None:
     drawn = sampling.draw(sampling.generators([5]), pipe.bundle.latent_shape)
     reference = np.random.Generator(np.random.Philox(5)).standard_normal((32, 8, 8), np.float32)
     np.testing.assert_array_equal(drawn[0], reference)
+
+
+SCENE = "a thing 0 above a thing 1 in the garden"
+
+
+def test_a_scene_is_drawn_in_layers(pipe: Pipeline) -> None:
+    made = pipe.generate(SCENE, n=2, seed=4, size_px=256)
+    assert made.pixels.shape == (2, 256, 256, 4)
+    assert made.receipt.scenes[0] is not None
+    assert [layer.name for layer in made.layers[0]] == [
+        "background",
+        "tulip",
+        "sunflower",
+        "thing 1",
+        "thing 0",
+    ]
+    alone = pipe.generate(SCENE, seed=5, size_px=256)
+    assert np.abs(made.pixels[1].astype(int) - alone.pixels[0]).max() <= 1
+    assert pipe.generate(SCENE, seed=4).pixels.shape == (1, 512, 512, 4)
+
+
+def test_without_a_planner_the_prompt_is_one_picture(pipe: Pipeline) -> None:
+    made = pipe.generate(SCENE, seed=4, expand=None)
+    assert made.receipt.scenes == [None]
+    assert made.pixels.shape == (1, 128, 128, 4)
+
+
+def test_prompts_of_one_call_share_a_size(pipe: Pipeline) -> None:
+    made = pipe.generate(["cat", SCENE], seed=4)
+    assert made.pixels.shape == (2, 512, 512, 4)
+    assert made.receipt.scenes[0] is None
+    assert len(made.receipt.neighbours[0]) == 3
+    assert len(made.receipt.neighbours[1]) == 3 * 4
+
+
+def test_refinement_is_in_the_receipt(pipe: Pipeline) -> None:
+    made = pipe.generate("cat", n=2, seed=4, refine="redraw:strength=0.5,upscale:scale=2")
+    assert made.pixels.shape == (2, 256, 256, 4)
+    assert [one["name"] for one in made.receipt.refined[1]] == ["redraw", "upscale"]
+    assert "refine" in made.receipt.stages_ms
+
+
+def test_a_dead_language_model_changes_nothing_but_the_receipt(pipe: Pipeline) -> None:
+    plain = pipe.generate(SCENE, seed=4, size_px=128)
+    made = pipe.generate(
+        SCENE, seed=4, size_px=128, expand="openai:m@http://127.0.0.1:9/v1", expand_timeout_s=2
+    )
+    np.testing.assert_array_equal(made.pixels, plain.pixels)
+    assert any("built-in planner" in note for note in made.receipt.fallbacks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size_px": 100}, "size is 100 px; choose 128, 256, 512"),
+        ({"expand": "magic"}, "unknown planner 'magic'"),
+        ({"refine": "polish"}, "unknown stage 'polish'"),
+        ({"refine": "upscale:scale=3"}, "choose 2 or 4"),
+    ],
+)
+def test_bad_plans_and_stages(pipe: Pipeline, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pipe.generate("cat", **arguments)

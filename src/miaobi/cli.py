@@ -3,14 +3,19 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from miaobi import __version__
 from miaobi.errors import InputError, MachineError, MiaobiError
 from miaobi.files import check_writable
+
+if TYPE_CHECKING:
+    from miaobi.compose import Layer
 
 _PATH = click.Path(path_type=Path)
 _EXTRAS = {"cv2": "refine", "skimage": "refine", "scipy": "refine", "openai": "llm", "xllamacpp": "llm"}
@@ -37,6 +42,16 @@ def cli() -> None:
 @click.option("--style", help="Drawing style, one that `miaobi info` lists.  [default: the bundle's]")
 @click.option("--steps", type=int, help="Sampling steps.  [default: what the bundle was made for]")
 @click.option("--tone", type=int, help="Skin tone: 0 none, 1 light … 5 dark.  [default: what PROMPT says]")
+@click.option("--size", type=int, help="128, 256 or 512 px.  [default: 128, and 512 for scenes]")
+@click.option(
+    "--expand",
+    default="builtin",
+    show_default=True,
+    help="Who turns PROMPT into a scene: builtin, openai:MODEL@URL, gguf:FILE, or none.",
+)
+@click.option("--expand-timeout", default=30.0, show_default=True, help="Seconds that a model may plan.")
+@click.option("--layers", is_flag=True, help="Write each layer and an OpenRaster file (.ora) too.")
+@click.option("--refine", "stages", default="", help="Stages of `miaobi refine` for the result: enhance,…")
 @_model
 @click.option("--threads", type=int, help="CPU threads.  [default: the runtime chooses]")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
@@ -50,6 +65,11 @@ def generate(
     style: str | None,
     steps: int | None,
     tone: int | None,
+    size: int | None,
+    expand: str,
+    expand_timeout: float,
+    layers: bool,
+    stages: str,
     model: str | None,
     threads: int | None,
     device: str,
@@ -60,12 +80,14 @@ def generate(
 
     With --n above 1 the output is a contact sheet and the pictures go beside it as out-1.png, out-2.png, …;
     picture k is drawn with seed + k - 1. Prompt, seed and settings are embedded in each PNG as text. The
-    receipt on the screen tells what really ran.
+    receipt on the screen tells what really ran. A prompt that names several things or a place is drawn as a
+    scene: each thing a transparent layer, put together before a background.
 
     \b
     miaobi generate "red apple"                                # out.png
     miaobi generate "熊猫" -o panda.png --n 4 --style twemoji    # panda.png (sheet), panda-1.png … -4.png
     miaobi generate "green cat" --seed 7 --quiet --json | jq .total_ms
+    miaobi generate "一只在花园里飞翔的彩色鹦鹉" --size 512 --layers
     """
     _check_png(output)
     # the one search in the memory is faster than starting threads for it
@@ -77,7 +99,20 @@ def generate(
     pipe = load(model, threads=threads, device=device)
     hidden = quiet or count <= 1 or not sys.stderr.isatty()
     with click.progressbar(length=count, file=sys.stderr, hidden=hidden) as bar:
-        made = pipe.generate(prompt, count, seed, style, steps, tone, on_progress=bar.update)
+        planner = None if expand == "none" else expand
+        made = pipe.generate(
+            prompt,
+            count,
+            seed,
+            style,
+            steps,
+            tone,
+            size,
+            planner,
+            expand_timeout,
+            stages,
+            on_progress=bar.update,
+        )
     receipt = made.receipt
     kept = ("bundle", "style", "steps", "sampler", "guidance")
     settings = {name: str(getattr(receipt, name)) for name in kept}
@@ -86,11 +121,15 @@ def generate(
         "prompt": receipt.prompts[0],
         "tone": str(receipt.tones[0]),
     }
+    settings |= {"scene": receipt.scenes[0]} if receipt.scenes[0] else {}
+    settings |= {"expanded": receipt.expanded[0]} if receipt.expanded[0] else {}
     paths = [output]
     if count > 1:
         paths = [output.with_stem(f"{output.stem}-{index}") for index in range(1, count + 1)]
-    for path, picture, one in zip(paths, made, receipt.seeds, strict=True):
+    for path, picture, one, parts in zip(paths, made, receipt.seeds, made.layers, strict=True):
         images.save_png(path, picture, {**settings, "seed": str(one)})
+        if layers:
+            _save_layers(path, parts, receipt.size_px)
     if count > 1:
         seeds = " ".join(map(str, receipt.seeds))
         images.save_png(output, images.contact_sheet(made), {**settings, "seed": seeds})
@@ -298,6 +337,17 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError:
         return _fail("out of memory; ask for fewer pictures at a time.", MachineError.exit_code)
     return 0
+
+
+def _save_layers(path: Path, layers: "Sequence[Layer]", size_px: int) -> None:
+    from miaobi.compose import save_ora, to_picture
+    from miaobi.images import save_png
+
+    for number, layer in enumerate(layers):
+        save_png(
+            path.with_stem(f"{path.stem}-layer-{number}"), to_picture(layer.image), {"prompt": layer.name}
+        )
+    save_ora(path.with_suffix(".ora"), layers, size_px)
 
 
 def _check_png(output: Path) -> None:

@@ -66,7 +66,8 @@ def composite(layers: Sequence[Layer], size_px: int) -> Float:
 
 
 def save_ora(path: str | os.PathLike[str], layers: Sequence[Layer], size_px: int) -> None:
-    """Write the layers as OpenRaster (freedesktop.org's format, read by GIMP and Krita), whole or not at all.
+    """Write the layers on a canvas of `size_px` as OpenRaster (freedesktop.org's format, read by GIMP and
+    Krita), whole or not at all.
 
     Raises what `files.atomic_write` raises.
     """

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,16 @@ from PIL import Image
 
 from miaobi import images
 
+if TYPE_CHECKING:
+    from miaobi.compose import Layer
+
 
 @dataclass(frozen=True)
 class Receipt:
     """What one call of `Pipeline.generate` did."""
 
     prompts: list[str]
-    """The prompts as drawn, after cleaning."""
+    """The prompts as given, after cleaning."""
     bundle: str
     """Name and version of the bundle, such as "emoji 0.1.0"."""
     runtime: str
@@ -47,6 +50,12 @@ class Receipt:
     total_ms: float
     peak_memory_bytes: int
     """The highest resident memory of the process so far."""
+    expanded: list[str | None] = field(default_factory=list)
+    """For each prompt, what a language model made of it, where one was asked."""
+    scenes: list[str | None] = field(default_factory=list)
+    """For each prompt, the scene that was drawn in layers, as JSON; None: one picture, no scene."""
+    refined: list[list[dict[str, Any]]] = field(default_factory=list)
+    """For each picture, what each stage of refinement did (`refine.stage.Step`)."""
     ignored: list[str] = field(default_factory=list)
     """What was asked for and had no effect."""
     fallbacks: list[str] = field(default_factory=list)
@@ -69,6 +78,9 @@ class Receipt:
             "drawn after": " | ".join(", ".join(ids) for ids in self.neighbours),
             "time": f"{self.total_ms:.1f} ms ({stages}), loading {self.load_ms:.1f} ms",
             "peak memory": f"{self.peak_memory_bytes / 1e6:.0f} MB",
+            "scene": " | ".join(one for one in self.scenes if one) or "one picture each",
+            "expanded": " | ".join(one for one in self.expanded if one) or "no",
+            "refined": ", ".join(one["name"] for one in self.refined[0]) if self.refined else "no",
             "ignored": "; ".join(self.ignored) or "nothing",
             "fallbacks": "; ".join(self.fallbacks) or "none",
         }
@@ -79,9 +91,13 @@ class Generation(Sequence[Image.Image]):
     """The pictures of one call, in mode RGBA, in the order of the prompts and of their seeds; and the
     receipt."""
 
-    def __init__(self, pixels: npt.NDArray[np.uint8], receipt: Receipt) -> None:
+    def __init__(
+        self, pixels: npt.NDArray[np.uint8], receipt: Receipt, layers: "Sequence[Sequence[Layer]]" = ()
+    ) -> None:
         self.pixels = pixels
         """(N, H, W, 4) uint8, straight alpha."""
+        self.layers = layers
+        """For each picture, what it was composed of, from the back to the front, before refinement."""
         self.receipt = receipt
         self._images = images.to_pil(pixels)
 

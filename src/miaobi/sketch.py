@@ -33,14 +33,16 @@ class Sketch:
         layers = scene.layout()
         texts = [prompt_of(scene.things[layer.thing]) for layer in layers]
         boxes = [layer.box for layer in layers]
-        notes, scenery = list(scene.notes), None
+        notes, scenery = [], None
         if scene.background is not None:
             kind = scene.background_kind
             scenery = SCENERIES.get(kind, PLAIN) if kind else PLAIN
             if scenery is PLAIN:
                 notes.append(f"the background {scene.background!r} is not known; a plain one was drawn")
-            texts[:0] = [text for text, _ in scenery.about]
-            boxes[:0] = [box for _, box in scenery.about]
+            # a count that was asked for stays right: nothing of the kind stands about as well
+            about = [one for one in scenery.about if one[0] not in {thing.concept for thing in scene.things}]
+            texts[:0] = [text for text, _ in about]
+            boxes[:0] = [box for _, box in about]
         return cls(tuple(texts), tuple(boxes), scenery, tuple(notes))
 
     @property

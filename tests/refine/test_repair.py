@@ -10,8 +10,9 @@ from hypothesis.extra.numpy import arrays
 
 import miaobi
 from miaobi import images
+from miaobi.drawing import Edit
 from miaobi.errors import InputError
-from miaobi.pipeline import Edit, Pipeline
+from miaobi.pipeline import Pipeline
 from miaobi.refine.repair import Inpaint, Outpaint, Redraw, filled, to_square
 from miaobi.refine.stage import Subject, refine
 from miaobi.refine.style import Restyle

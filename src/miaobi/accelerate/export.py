@@ -130,7 +130,7 @@ def encoder_graph(model: Autoencoder, storage: Storage = "int8", size_px: int = 
     example = {"image": torch.randn(2, 4, size_px, size_px)}
     return {
         "encoder.onnx": to_onnx(
-            _Method(model.encode, model), example, ("latents",), {"image": {0: "batch"}}, storage
+            Method(model.encode, model), example, ("latents",), {"image": {0: "batch"}}, storage
         )
     }
 

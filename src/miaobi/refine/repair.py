@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from miaobi.drawing import Edit
 from miaobi.errors import InputError
 from miaobi.images import Float, from_uint8, resized
-from miaobi.pipeline import Edit, load
+from miaobi.pipeline import load
 from miaobi.refine.stage import Subject
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from miaobi.drawing import After
 from miaobi.errors import InputError
 from miaobi.images import Float, from_uint8
-from miaobi.pipeline import After, load
+from miaobi.pipeline import load
 from miaobi.refine.repair import to_square
 from miaobi.refine.stage import Subject
 
