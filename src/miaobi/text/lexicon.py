@@ -76,8 +76,11 @@ EN_RELATIONS = {
     **dict.fromkeys(("in", "inside", "inside of", "within", "into", "in the middle of"), "in"),
     **dict.fromkeys(("on", "on top of", "onto", "upon", "atop", "riding", "riding on", "sitting on"), "on"),
     **dict.fromkeys(("standing on", "crossing", "rides", "ride"), "on"),
+    **dict.fromkeys(("on the top of", "at the top of", "at top of"), "on"),
     **dict.fromkeys(("above", "over", "flying over", "high above"), "above"),
     **dict.fromkeys(("under", "below", "beneath", "underneath"), "below"),
+    **dict.fromkeys(("on the bottom of", "at the bottom of", "on bottom of", "at bottom of"), "below"),
+    **dict.fromkeys(("on side of", "on the side of", "to the side of", "at side of", "on one side of"), "beside"),
     **dict.fromkeys(("left of", "to the left of", "on the left of", "on the left side of", "at the left of"), "left"),
     **dict.fromkeys(
         ("right of", "to the right of", "on the right of", "on the right side of", "at the right of"), "right"

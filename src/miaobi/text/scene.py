@@ -194,9 +194,11 @@ class Scene:
         share = {"type": "number", "minimum": 0, "maximum": 1}
         number = {"type": "integer", "minimum": 0, "maximum": MAX_LAYERS - 1}
         relation = _record(
+            ("word", "to"),
             word={"enum": list(RELATIONS)}, to={"type": "array", "items": number, "maxItems": 2}
         )
         thing = _record(
+            ("concept", "count"),
             concept=words,
             count={"type": "integer", "minimum": 1, "maximum": MAX_COUNT},
             colour={"enum": [*COLOURS, None]},
@@ -205,7 +207,7 @@ class Scene:
             place={"anyOf": [{"type": "array", "items": share, "minItems": 2, "maxItems": 2}, {"type": "null"}]},
         )
         things = {"type": "array", "items": thing, "minItems": 1, "maxItems": MAX_LAYERS}
-        return _record(background={"anyOf": [words, {"type": "null"}]}, things=things)
+        return _record(("things",), background={"anyOf": [words, {"type": "null"}]}, things=things)
 
 
 def prompt_of(thing: Thing) -> str:
@@ -290,6 +292,10 @@ def _thing(value: object) -> Thing:
     return Thing(**given)
 
 
-def _record(**properties: Any) -> dict[str, Any]:
-    required = list(properties)
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+def _record(required: Sequence[str], **properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
