@@ -65,7 +65,15 @@ def test_several_pictures_and_a_contact_sheet(
     assert out.count("\n") == 1
     receipt = json.loads(out)
     assert receipt["seeds"] == [5, 6, 7, 8]
-    assert receipt["stages_ms"].keys() == {"encode", "retrieve", "context", "sample", "decode"}
+    assert receipt["stages_ms"].keys() == {
+        "plan",
+        "encode",
+        "retrieve",
+        "context",
+        "sample",
+        "decode",
+        "compose",
+    }
     with Image.open(tmp_path / "cat-3.png") as picture:
         assert picture.text["seed"] == "7"  # type: ignore[attr-defined]
     with Image.open(path) as sheet:

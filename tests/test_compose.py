@@ -45,9 +45,8 @@ def test_what_sticks_out_is_cut(left: int, top: int, side: int) -> None:
 
 
 def test_a_picture_is_fitted_into_its_box() -> None:
-    small = place(
-        "a", square((0, 255, 0, 255)), (0.25, 0.5, 0.75, 0.75), 64, lambda _: pytest.fail("no need")
-    )
+    green = square((0, 255, 0, 255))
+    small = place("a", green, (0.25, 0.5, 0.75, 0.75), 64, lambda _: pytest.fail("no need"))
     assert (small.image.shape, small.left_px, small.top_px) == ((4, 16, 16), 24, 32)
     large = place("a", green, (0, 0, 1, 1), 64, lambda one: images.resized(one, 128, 128))
     assert (large.image.shape, large.left_px, large.top_px) == ((4, 64, 64), 0, 0)

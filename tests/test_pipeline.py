@@ -28,7 +28,7 @@ def test_pictures_and_receipt(pipe: Pipeline) -> None:
     assert receipt.prompts == ["red apple"]
     assert (receipt.seeds, receipt.steps, receipt.style) == ([7, 8, 9], 2, "twemoji")
     assert (receipt.runtime, receipt.device, receipt.threads) == (onnx.runtime_name(), "cpu", 1)
-    assert list(receipt.stages_ms) == ["encode", "retrieve", "context", "sample", "decode"]
+    assert list(receipt.stages_ms) == ["plan", "encode", "retrieve", "context", "sample", "decode", "compose"]
     assert receipt.total_ms == pytest.approx(sum(receipt.stages_ms.values()), abs=0.05)
     assert receipt.peak_memory_bytes > 10_000_000
     assert len(receipt.neighbours[0]) == 3

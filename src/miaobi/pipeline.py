@@ -85,9 +85,8 @@ class Pipeline(Drawer):
         chain = parse(refine) if refine else []
         stages: dict[str, float] = {}
         with timed(stages, "plan"):
-            plans = self._plans(
-                [text for text, _ in clean], None if edit or after else expand, expand_timeout_s
-            )
+            texts = [text for text, _ in clean]
+            plans = self._plans(texts, None if edit or after else expand, expand_timeout_s)
             sketches = [
                 Sketch.of(plan.expanded or text, plan.scene) if plan else Sketch.of(text, None)
                 for text, plan in zip(texts, plans, strict=True)

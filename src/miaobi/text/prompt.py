@@ -7,7 +7,7 @@ from miaobi.errors import InputError
 
 MAX_CHARACTERS = 1000
 
-_JOINERS = "\u200c\u200d"  # parts of emoji and of some scripts, not noise
+JOINERS = "\u200c\u200d"  # parts of emoji and of some scripts, not noise
 _TONES = {  # the names that Unicode CLDR gives to skin tones 1..5; longer names first
     "medium-light skin tone": 2,
     "medium-dark skin tone": 4,
@@ -36,7 +36,7 @@ def clean_prompt(prompt: str) -> tuple[str, list[str]]:
         )
     text = unicodedata.normalize("NFKC", re.sub(r"\s+", " ", prompt))
     dropped = [
-        one for one in text if unicodedata.category(one) in ("Cc", "Cf", "Co", "Cs") and one not in _JOINERS
+        one for one in text if unicodedata.category(one) in ("Cc", "Cf", "Co", "Cs") and one not in JOINERS
     ]
     text = " ".join("".join(one for one in text if one not in dropped).split())
     if not any(unicodedata.category(one)[0] in "LNPS" for one in text):

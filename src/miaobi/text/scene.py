@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from miaobi.errors import InputError
 from miaobi.text.lexicon import BACKGROUNDS, COLOURS, RELATIONS
+from miaobi.text.prompt import JOINERS
 
 MAX_LAYERS = 16
 MAX_COUNT = 12
@@ -234,7 +235,8 @@ def has_han(text: str) -> bool:
 def cleaned(text: str) -> str:
     """The text in Unicode form NFKC on one line, without control, private and invisible characters."""
     plain = unicodedata.normalize("NFKC", re.sub(r"\s+", " ", text))
-    return " ".join("".join(one for one in plain if unicodedata.category(one)[0] != "C").split())
+    kept = (one for one in plain if unicodedata.category(one)[0] != "C" or one in JOINERS)
+    return " ".join("".join(kept).split())
 
 
 def _check_text(name: str, text: object) -> None:
