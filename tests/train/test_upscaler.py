@@ -95,6 +95,14 @@ def test_wrong_recipes_are_told(recipe: Path, tmp_path: Path, old: str, new: str
         run(recipe, tmp_path / "out")
 
 
+def test_grounds_are_laid_under_pictures(data: dict[str, Path]) -> None:
+    picture = load_dataset(data["rendered"]).take(np.array([0]))[0]
+    ground = np.array([1, 0.5, 0, 0.5], np.float32)
+    made = upscaler.over(picture, ground)
+    np.testing.assert_allclose(made[:, 0, 0], [0, -0.5, -1, 0], atol=1e-6)
+    np.testing.assert_allclose(made[:, 8, 8], picture[:, 8, 8], atol=1e-6)
+
+
 def test_degraded_pictures_stay_premultiplied(data: dict[str, Path]) -> None:
     picture = load_dataset(data["rendered"]).take(np.array([0]))[0]
     before = picture.copy()

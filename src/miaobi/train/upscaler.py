@@ -28,7 +28,7 @@ REPORTED = 40
 
 @dataclass
 class UpscalerTask:
-    """Crops, mirrored and turned."""
+    """Crops, mirrored and turned, some of them over a coloured ground."""
 
     model: Upscaler
     dataset: Dataset
@@ -74,6 +74,10 @@ class UpscalerTask:
         small, large = images.from_uint8(crop), images.from_uint8(self.dataset.images[index, high, wide])
         if kind == "degraded":
             small = degrade(small, rng)
+        if rng.random() < 0.4:
+            ground = rng.random(4).astype(np.float32)
+            ground[3] = 1 if rng.random() < 0.7 else ground[3]
+            small, large = (over(one, ground) for one in (small, large))
         turns, mirrored, colours = int(rng.integers(4)), rng.random() < 0.5, [*rng.permutation(3), 3]
         small, large = (np.rot90(one[colours], turns, (1, 2)) for one in (small, large))
         if mirrored:
@@ -124,6 +128,15 @@ def _psnr(ours: list[images.Float], real: list[images.Float]) -> float:
         for a, b in zip(ours, real, strict=True)
     ]
     return float(np.mean(-10 * np.log10(np.maximum(errors, 1e-10))))
+
+
+def over(picture: images.Float, ground: images.Float) -> images.Float:
+    """A premultiplied picture (4, H, W) in [-1, 1] over one straight RGBA colour (4,) in [0, 1]. Linear: a
+    large picture and a small one over the same colour belong together as before.
+    """
+    colour = np.append(ground[:3] * ground[3], ground[3]).astype(np.float32)[:, None, None]
+    # Porter & Duff's "over": c + (1 - a) · c', in [0, 1]
+    return np.asarray(picture + (1 - picture[3:]) * colour, np.float32)
 
 
 def degrade(picture: images.Float, rng: np.random.Generator) -> images.Float:
