@@ -26,10 +26,9 @@ Rows = list[dict[str, Any]]
 def rows(data: Path, judge: Path, limit: int) -> Rows:
     """{"stage", "on", "metric", "before", "after", "ms"} for each case; before and after are `Figure`s."""
     from miaobi import images, load
-    from miaobi.evaluate.classifier import load_judge
+    from miaobi.evaluate.classifier import classify, heldout_pairs, labels, load_judge
     from miaobi.evaluate.features import FeatureExtractor
-    from miaobi.evaluate.generation import Bench
-    from miaobi.evaluate.quality import Figure, mean_figure
+    from miaobi.evaluate.quality import Figure, hits, mean_figure, ridge_classifier
     from miaobi.refine.repair import Inpaint, Outpaint, Redraw
     from miaobi.refine.stage import Subject, refine
     from miaobi.refine.style import Restyle
@@ -37,8 +36,8 @@ def rows(data: Path, judge: Path, limit: int) -> Rows:
 
     dataset, pipe = load_dataset(data), load()
     known, concepts = load_judge(judge)
-    bench = Bench(dataset, known, concepts, FeatureExtractor())
-    chosen = np.random.default_rng(1).permutation(bench.pairs)[:limit]
+    extractor, of_concepts = FeatureExtractor(), labels(dataset, concepts)
+    chosen = np.random.default_rng(1).permutation(heldout_pairs(dataset))[:limit]
     records = [dataset.records[i] for i in chosen]
     truth = [images.from_uint8(np.array(dataset.images[i])) for i in chosen]
     size = truth[0].shape[-1]
@@ -110,7 +109,8 @@ def rows(data: Path, judge: Path, limit: int) -> Rows:
     row("outpaint", "the middle, edges continued", "PSNR of the margins, dB", before, after, ms)
 
     def shown(pictures: list[Any]) -> Figure:
-        return mean_figure(bench.measure(images.to_uint8(np.stack(pictures)), chosen).top5)
+        scores = classify(known, images.to_uint8(np.stack(pictures)))
+        return mean_figure(hits(scores, of_concepts[chosen], 5))
 
     def squares(real: Any) -> Any:
         return images.resized(
@@ -142,9 +142,12 @@ def rows(data: Path, judge: Path, limit: int) -> Rows:
     drawn, ms = run(restyled)
     wanted = np.array([styles.index(one) for one in targets])
 
+    seen = np.sort(np.random.default_rng(2).choice(dataset.split("train"), 3000, replace=False))
+    looks_like = ridge_classifier(extractor(dataset.images[seen]), dataset.style_ids()[seen])
+
     def in_style(pictures: list[Any]) -> Figure:
-        measured = bench.measure(images.to_uint8(np.stack(pictures)), chosen)
-        return mean_figure(bench.style_scores(measured.features).argmax(1) == wanted)
+        scores = looks_like(extractor(images.to_uint8(np.stack(pictures))))
+        return mean_figure(scores.argmax(1) == wanted)
 
     row(
         "restyle",
@@ -165,9 +168,8 @@ def rows(data: Path, judge: Path, limit: int) -> Rows:
 def main(data: Path, judge: Path, limit: int) -> None:
     found = rows(data, judge, limit)
     for one in found:
-        click.echo(
-            f"{one['stage']:<24} {one['on']:<28} {one['metric']:<28} {one['before']} -> {one['after']}  {one['ms']:.0f} ms"
-        )
+        told = f"{one['stage']:<24} {one['on']:<28} {one['metric']:<28}"
+        click.echo(f"{told} {one['before']} -> {one['after']}  {one['ms']:.0f} ms")
     brief = [one | {name: round(one[name].value, 4) for name in ("before", "after")} for one in found]
     click.echo(json.dumps({"pictures": limit, "rows": brief}))
 

@@ -50,8 +50,7 @@ def read(path: Path) -> list[Expected]:
                 "en" if prompt.isascii() else "zh",
                 tuple(_thing(one.strip()) for one in things.split(";")),
                 tuple(
-                    tuple(_reading(each.strip()) for each in one.split("/"))
-                    for one in _relations(relations)
+                    tuple(_reading(each.strip()) for each in one.split("/")) for one in _relations(relations)
                 ),
                 background or None,
             )
@@ -96,8 +95,10 @@ def _reading(text: str) -> tuple[str, str, tuple[str, ...]]:
     return match[1], _WORDS.get(match[2], match[2]), to
 
 
-def _readings(readings: tuple[tuple[str, str, tuple[str, ...]], ...]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Readings with their relation filled in: "a/b on c" is "a on c" or "b on c"; "a on b/c" has both targets."""
+def _readings(
+    readings: tuple[tuple[str, str, tuple[str, ...]], ...],
+) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Readings with their relation filled in: "a/b on c" is "a on c" or "b on c", "a on b/c" likewise."""
     full: list[tuple[str, str, tuple[str, ...]]] = []
     bare: list[str] = []
     for subject, word, to in readings:
@@ -129,7 +130,11 @@ def judge(expected: Expected, scene: Any) -> dict[str, tuple[int, int]]:
         right["colours"] += names[found.concept.casefold()] == found.colour
     right["extra"] = len(free)
     held = {
-        (thing.concept.casefold(), thing.relation.word, frozenset(scene.things[i].concept.casefold() for i in thing.relation.to))
+        (
+            thing.concept.casefold(),
+            thing.relation.word,
+            frozenset(scene.things[i].concept.casefold() for i in thing.relation.to),
+        )
         for thing in scene.things
         if thing.relation
     }
@@ -153,9 +158,15 @@ def names_kept(memory: Any, encoder: Any) -> dict[str, float]:
 
 
 @click.command(help=__doc__)
-@click.option("--scenes", type=click.Path(path_type=Path, exists=True), default=SCENES, help="Table of prompts.")
-@click.option("--show", type=click.Choice(["tuned", "all"]), help="Also print prompts that were read wrongly.")
-@click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Times to read each prompt.")
+@click.option(
+    "--scenes", type=click.Path(path_type=Path, exists=True), default=SCENES, help="Table of prompts."
+)
+@click.option(
+    "--show", type=click.Choice(["tuned", "all"]), help="Also print prompts that were read wrongly."
+)
+@click.option(
+    "--runs", type=click.IntRange(1), default=5, show_default=True, help="Times to read each prompt."
+)
 def main(scenes: Path, show: str | None, runs: int) -> None:
     from miaobi import load
     from miaobi.text.planner import plan
@@ -174,7 +185,11 @@ def main(scenes: Path, show: str | None, runs: int) -> None:
     for one in expected:
         scene = plan(one.prompt, pipe.memory, pipe._encoder)
         scores = judge(one, scene)
-        if show and show in (one.half, "all") and any(a != b for part, (a, b) in scores.items() if part != "extra"):
+        if (
+            show
+            and show in (one.half, "all")
+            and any(a != b for part, (a, b) in scores.items() if part != "extra")
+        ):
             click.echo(f"{one.prompt}\n    {scores}\n    {scene.to_json()}")
         for part, (right, asked) in scores.items():
             for group in ((one.half, one.language), (one.half, "both")):

@@ -1,6 +1,7 @@
 """Reads Chinese prompts by longest match over names and function words; no segmenter, no model."""
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 
 from miaobi.text.draft import Draft, Index, Noun, plain_chinese
@@ -145,7 +146,7 @@ class Chinese:
                 length = len(latin[0]) if latin else 1
                 if found and found[-1].kind == "noun" and not found[-1].label and not latin:
                     found[-1].value += text[at]
-                elif text[at] != " ":
+                elif unicodedata.category(text[at])[0] in "LNS":
                     found.append(_Token("noun", text[at : at + length]))
                 at += length
         return self._compounds(found)
@@ -228,7 +229,12 @@ class Chinese:
     def _on_of(self, _token: _Token, rest: list[_Token]) -> None:
         """的 between two nouns makes them one, unless a place or a verb stands before it."""
         following = next((one for one in rest if one.kind not in ("colour", "size", "skip")), None)
-        if not (following and following.kind == "noun" and self.group) or self.acted or self.waiting or self.at:
+        if (
+            not (following and following.kind == "noun" and self.group)
+            or self.acted
+            or self.waiting
+            or self.at
+        ):
             return
         if self.draft.nouns[-1].relation is None and self.group[-1] == len(self.draft.nouns) - 1:
             owner = self.draft.nouns.pop()

@@ -9,7 +9,7 @@ import numpy as np
 from miaobi.text.encoder import TextEncoder
 from miaobi.text.lexicon import BACKGROUNDS, EN_COUNTS, EN_IRREGULAR
 from miaobi.text.memory import Memory
-from miaobi.text.scene import MAX_CHARACTERS, MAX_COUNT, MAX_LAYERS, Relation, Scene, Thing
+from miaobi.text.scene import MAX_COUNT, MAX_LAYERS, Relation, Scene, Thing, shortened
 from miaobi.text.tokenizer import normalise
 
 _NOUN_COSINE = 0.6
@@ -127,8 +127,8 @@ class Draft:
             self.notes.append(f"the background {words!r}: there is one already, {self.background!r}")
 
     def relate(self, subjects: Iterable[int], word: str, to: Sequence[int]) -> None:
-        """Say how things lie. A thing that has a relation hands it to the next target: "under the moon an owl on
-        a tree" puts the owl on the tree, and the tree under the moon."""
+        """Say how things lie. A thing that has a relation hands it to the next target: "under the moon an
+        owl on a tree" puts the owl on the tree, and the tree under the moon."""
         for subject in subjects:
             self._relate(subject, word, tuple(dict.fromkeys(to))[: 2 if word == "between" else 1])
 
@@ -165,7 +165,7 @@ class Draft:
             len(nouns) == 1 and nouns[0].count == 1 and not self.background and nouns[0].relation is None
         ):
             colour = nouns[0].colour if nouns else None
-            return Scene((Thing(prompt[:MAX_CHARACTERS].strip(), colour),), notes=tuple(self.notes))
+            return Scene((Thing(shortened(prompt), colour),), notes=tuple(self.notes))
         if len(nouns) > MAX_LAYERS:
             self.notes.append(f"{len(nouns) - MAX_LAYERS} things: a scene has at most {MAX_LAYERS}")
         kept = self._back_to_front(min(len(nouns), MAX_LAYERS))
@@ -177,10 +177,10 @@ class Draft:
             relation = None
             if noun.relation and all(one in number for one in noun.relation[1]):
                 relation = Relation(noun.relation[0], tuple(number[one] for one in noun.relation[1]))
-            words = noun.words[:MAX_CHARACTERS].strip()
-            things.append(Thing(words, noun.colour, counts[old], noun.size, relation))
-        background = self.background[:MAX_CHARACTERS].strip() if self.background else None
-        return Scene(tuple(things), background, tuple(self.notes))
+            things.append(Thing(shortened(noun.words), noun.colour, counts[old], noun.size, relation))
+        return Scene(
+            tuple(things), shortened(self.background) if self.background else None, tuple(self.notes)
+        )
 
     def _counts(self, kept: Sequence[int]) -> dict[int, int]:
         counts = {}
@@ -211,8 +211,6 @@ class Draft:
         order: list[int] = []
         while len(order) < length:
             order.append(
-                next(
-                    one for one in range(length) if one not in order and after[one].issubset(order)
-                )
+                next(one for one in range(length) if one not in order and after[one].issubset(order))
             )
         return order

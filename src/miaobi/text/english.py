@@ -22,18 +22,19 @@ from miaobi.text.lexicon import (
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[,.;:!?]")
 _COLOUR = {word: name for name, (words, _) in COLOURS.items() for word in words}
 _PLACES = {word for words in BACKGROUNDS.values() for word in words if word.isascii()}
-_ONE_PAIR = set(
-    "glasses sunglasses scissors chopsticks jeans shorts socks gloves skis briefs headphones pants trousers"
-    " binoculars goggles grapes".split()
-)
+_ONE_PAIR = {
+    *("glasses", "sunglasses", "scissors", "chopsticks", "jeans", "shorts", "socks", "gloves", "skis"),
+    *("briefs", "headphones", "pants", "trousers", "binoculars", "goggles", "grapes"),
+}
+"""Nouns whose plural is one thing."""
 _PHRASES: dict[tuple[str, ...], tuple[str, str]] = {
     tuple(phrase.split()): (kind, value)
     for kind, table in (
         ("skip", {word: word for word in EN_SKIPPED}),
-        ("break", {word: "" for word in EN_BREAKS}),
+        ("break", dict.fromkeys(EN_BREAKS, "")),
         ("join", {word: word for word in EN_JOINS}),
-        ("wear", {word: "" for word in EN_WEARING}),
-        ("pronoun", {word: "" for word in EN_PRONOUNS}),
+        ("wear", dict.fromkeys(EN_WEARING, "")),
+        ("pronoun", dict.fromkeys(EN_PRONOUNS, "")),
         ("colour", _COLOUR),
         ("size", EN_SIZES),
         ("count", {word: str(count) for word, count in EN_COUNTS.items()}),
@@ -93,7 +94,11 @@ class English:
         while at < len(words):
             label, plural, length = self._label(words, at)
             size = next(
-                (n for n in range(min(_LONGEST, len(words) - at), 0, -1) if tuple(words[at : at + n]) in _PHRASES),
+                (
+                    n
+                    for n in range(min(_LONGEST, len(words) - at), 0, -1)
+                    if tuple(words[at : at + n]) in _PHRASES
+                ),
                 0,
             )
             if words[at] in ",.;:!?":
@@ -150,7 +155,7 @@ class English:
     def _on_comma(self, token: _Token, _position: int) -> None:
         self._end_phrase()
         if token.value in ".;!?":
-            self.closed = True
+            self.closed, self.group, self.ahead = True, [], None
 
     def _on_join(self, token: _Token, _position: int) -> None:
         if not self.phrase.words and self.phrase.colour and token.value == "and":
@@ -205,7 +210,7 @@ class English:
             self._alone(token.value)
             return
         self.asked, self.targets = token.value, []
-        self.subjects = [] if self.closed and self.ahead else list(self.group)
+        self.subjects = list(self.group)
 
     def _alone(self, word: str) -> None:
         """A relation that names nothing: to the canvas, or to what was named before."""
@@ -229,11 +234,11 @@ class English:
         self.phrase = _Phrase()
         words = self._trimmed(phrase.words)
         last = words[-1].value
-        if last in _PLACES and phrase.count < 2 and phrase.colour in (None, "blue", "green"):
-            if self.asked is None or self.asked != "between":
-                self.draft.place(last)
-                self.asked, self.worn_by = None, []
-                return
+        plain = phrase.colour is None or last == "sky" or self.asked is not None
+        if last in _PLACES and phrase.count < 2 and plain and self.asked != "between":
+            self.draft.place(last)
+            self.asked, self.worn_by = None, []
+            return
         head = words[0] if any(one.value == "of" for one in words) else words[-1]
         plural = head.plural or (not head.label and singular(head.value) != head.value)
         if not head.label and head.value not in _ONE_PAIR:
@@ -277,6 +282,7 @@ class English:
                 return
             if self.subjects:
                 self.draft.relate(self.subjects, self.asked, self.targets)
+                self.ahead = None
             else:
                 self.ahead = (self.asked, tuple(self.targets))
             self.asked = None

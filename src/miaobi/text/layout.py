@@ -1,85 +1,29 @@
 """From relations to boxes: clusters of related things, packed onto the canvas.
 
-Things that lie to one another form a cluster, laid out around its first thing in a plane of its own; clusters
-go to the part of the picture that was asked, or side by side, and the whole is scaled until it fits. Boxes
-overlap only where a thing is in, on, behind or in front of another.
+What is in, on, behind or in front of a thing makes a block with it. Blocks that lie to one another form a
+cluster, laid out around its first block in a plane of its own; clusters go to the part of the picture that
+was asked, or side by side, and the whole is scaled until it fits. Boxes overlap only within a block.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
+from miaobi.text.packing import GAP, MEDIUM, Box, Group, bounds, move_to, pack, part, shift
 from miaobi.text.scene import Layer, Scene, Thing
 
 _SIDES = {"small": 0.6, "medium": 1.0, "large": 1.5}
-_MEDIUM = 0.4  # the share of the picture's side that "medium" stands for beside a number
-_GAP = 0.06  # between boxes, in sides of a medium thing
-_MARGIN = 0.03
 _COLUMNS = (1, 1, 2, 3, 2, 3, 3, 4, 4, 3, 4, 4, 4)  # for a count
-_OVERLAPS = ("in", "on", "behind", "front")
-_ONE_ALONE, _BEFORE_BACKGROUND = 0.94, 0.62  # most side of a picture
-
-Box = tuple[float, float, float, float]
 
 
-@dataclass
-class _Group:
-    """All pictures of one thing: `side` of each, `columns`, and `gap` in the middle for what lies between."""
-
-    thing: Thing
-    side: float
-    columns: int
-    x: float = 0.0
-    y: float = 0.0
-    gap: float = 0.0
-    inside: set[int] = field(default_factory=set)
-    """Groups that this one may overlap."""
-
-    @property
-    def rows(self) -> int:
-        return -(-self.thing.count // self.columns)
-
-    @property
-    def width(self) -> float:
-        return self.columns * self.side + (self.columns - 1) * _GAP * self.side + self.gap
-
-    @property
-    def height(self) -> float:
-        return self.rows * self.side + (self.rows - 1) * _GAP * self.side
-
-    @property
-    def box(self) -> Box:
-        return (
-            self.x - self.width / 2,
-            self.y - self.height / 2,
-            self.x + self.width / 2,
-            self.y + self.height / 2,
-        )
-
-    def boxes(self) -> list[Box]:
-        """One box for each picture; a last row that is not full is centred."""
-        found, left = [], self.thing.count
-        pitch = self.side * (1 + _GAP)
-        for row in range(self.rows):
-            here = min(self.columns, left)
-            left -= here
-            y = self.y - self.height / 2 + row * pitch
-            for column in range(here):
-                x = self.x - (here * pitch - _GAP * self.side) / 2 + column * pitch
-                if self.gap:
-                    x += self.gap / 2 * (1 if column >= here / 2 else -1)
-                found.append((x, y, x + self.side, y + self.side))
-        return found
+def _side(thing: Thing) -> float:
+    return _SIDES[thing.size] if isinstance(thing.size, str) else thing.size / MEDIUM
 
 
 def layout(scene: Scene) -> list[Layer]:
     """The layers of a scene, in the order to paste them. Boxes are squares inside the canvas."""
-    groups = [
-        _Group(thing, _SIDES[thing.size] if isinstance(thing.size, str) else thing.size / _MEDIUM, columns)
-        for thing in scene.things
-        for columns in (_COLUMNS[thing.count],)
-    ]
-    clusters = _clusters(scene, groups)
+    groups = [Group(thing, _side(thing), _COLUMNS[thing.count]) for thing in scene.things]
+    clusters = _clusters(scene, groups, _blocks(scene, groups))
     free = [one for one in clusters if scene.things[one[0]].place is None]
-    scale, at_x, at_y = _pack(scene, groups, free)
+    scale, at_x, at_y = pack(scene, groups, free)
     for group in groups:
         group.side *= scale
         group.gap *= scale
@@ -87,7 +31,7 @@ def layout(scene: Scene) -> list[Layer]:
     for cluster in clusters:
         place = scene.things[cluster[0]].place
         if place is not None:
-            _move_to(groups, cluster, place)
+            move_to(groups, cluster, place)
     layers = []
     for number, group in enumerate(groups):
         for box in group.boxes():
@@ -103,38 +47,141 @@ def _targets(scene: Scene, number: int) -> tuple[int, ...]:
     return thing.relation.to if thing.relation and thing.place is None else ()
 
 
-def _clusters(scene: Scene, groups: list[_Group]) -> list[list[int]]:
-    """Numbers of each cluster, its root first, with all groups put relative to the root at (0, 0)."""
+def _blocks(scene: Scene, groups: list[Group]) -> dict[int, list[int]]:
+    """{thing: its block, all things of it, put relative to its first}, what overlaps in one block."""
+    block: dict[int, list[int]] = {}
+    for number in _in_order(scene, range(len(groups))):
+        to, relation = _targets(scene, number), scene.things[number].relation
+        word = relation.word if relation and to else ""
+        target = groups[to[0]] if to else None
+        if target and word == "between" and len(to) == 1 and target.thing.count > 1:
+            target.columns = max(
+                2, target.columns if target.thing.count > 4 else (target.thing.count + 1) // 2
+            )
+            target.gap = max(target.gap, groups[number].width + 2 * GAP)
+            groups[number].x, groups[number].y = target.x, target.y
+            _push_clear(groups, [one for one in block[to[0]] if one != to[0]], number, (0.0, -1.0))
+        elif target and word in ("in", "on"):
+            _fit_onto(scene, groups, block[to[0]], number, word)
+        elif target and word in ("behind", "front"):
+            up = word == "behind"
+            edge = target.box[1] if up else target.box[3]
+            groups[number].x = target.x + (0.25 if up else -0.2) * target.width
+            groups[number].y = edge + (-1 if up else 1) * 0.1 * groups[number].height
+            groups[number].over = {to[0], *target.over}
+            _push_clear(groups, block[to[0]], number, (0.0, -1.0 if up else 1.0))
+        else:
+            block[number] = [number]
+            continue
+        block[number] = block[to[0]]
+        block[number].append(number)
+    return block
+
+
+def _in_order(scene: Scene, numbers: Sequence[int]) -> list[int]:
+    """Things, each after those that it lies to."""
+    order: list[int] = []
+    while len(order) < len(numbers):
+        order.append(
+            next(one for one in numbers if one not in order and {*_targets(scene, one)}.issubset(order))
+        )
+    return order
+
+
+def _fit_onto(scene: Scene, groups: list[Group], block: list[int], number: int, word: str) -> None:
+    """Put a group in the middle of its target or onto its upper edge, in rows with the others there."""
+    relation = scene.things[number].relation
+    assert relation is not None
+    target = groups[relation.to[0]]
+    there = [one for one, thing in enumerate(scene.things) if thing.relation == relation and not thing.place]
+    for one in there:
+        count = scene.things[one].count
+        groups[one].side = _side(scene.things[one])
+        groups[one].columns = (count if count < 5 else -(-count // 2)) if word == "on" else _COLUMNS[count]
+    room = (
+        (0.66 * target.width, 0.6 * target.height) if word == "in" else (target.width, 0.85 * target.height)
+    )
+    most = 1 if word == "on" else len(there)
+    fits = []
+    for rows in range(1, most + 1):
+        per = -(-len(there) // rows)
+        split = [there[i : i + per] for i in range(0, len(there), per)]
+        width = max(sum(groups[one].width * (1 + GAP) for one in row) for row in split)
+        height = sum(max(groups[one].height for one in row) * (1 + GAP) for row in split)
+        fits.append((min(0.8, room[0] / width, room[1] / height), -rows, height, split))
+    scale, _, height, split = max(fits)
+    for one in there:
+        groups[one].side *= scale
+    group = groups[number]
+    y = target.y - height * scale / 2
+    for row in split:
+        tall = max(groups[one].height for one in row)
+        x = target.x - sum(groups[one].width * (1 + GAP) for one in row) / 2
+        for one in row:
+            if one == number:
+                group.x = x + group.width * (1 + GAP) / 2
+                group.y = y + tall - group.height / 2
+            x += groups[one].width * (1 + GAP)
+        y += tall * (1 + GAP)
+    group.over = {relation.to[0], *target.over, *there}
+    if word == "on":
+        group.y = target.box[1] + 0.3 * target.side - group.height / 2
+        _push_clear(groups, block, number, (0.0, -1.0))
+
+
+def _push_clear(groups: list[Group], others: list[int], number: int, away: tuple[float, float]) -> None:
+    """Move a group on in a direction until it lies clear of the others of its block."""
+    group = groups[number]
+    for _ in range(len(others) + 1):
+        for one in others:
+            if one not in group.over:
+                x, y = _clear(groups[one].box, group.box, away)
+                group.x, group.y = group.x + x, group.y + y
+
+
+def _clear(fixed: Box, moved: Box, away: tuple[float, float]) -> tuple[float, float]:
+    """How far `moved` has to go in a direction to lie clear of `fixed`."""
+    if min(fixed[2], moved[2]) - max(fixed[0], moved[0]) < 1e-6:
+        return 0.0, 0.0
+    if min(fixed[3], moved[3]) - max(fixed[1], moved[1]) < 1e-6:
+        return 0.0, 0.0
+    if away[0]:
+        return (fixed[2] + GAP - moved[0] if away[0] > 0 else fixed[0] - GAP - moved[2]), 0.0
+    return 0.0, (fixed[3] + GAP - moved[1] if away[1] > 0 else fixed[1] - GAP - moved[3])
+
+
+def _clusters(scene: Scene, groups: list[Group], block: dict[int, list[int]]) -> list[list[int]]:
+    """Things of each cluster, its root first, with its blocks put relative to one another."""
     partner = _partners(scene)
-    owner: dict[int, list[int]] = {}
+    owner: dict[int, list[list[int]]] = {}
     clusters = []
-    waiting = list(range(len(groups)))
+    waiting = [number for number in block if block[number][0] == number]
     while waiting:
         number = next(
             one
             for one in waiting
-            if all(other in owner for other in _targets(scene, one))
-            and (one not in partner or partner[one][0] in owner)
+            if all(block[other][0] in owner for other in _targets(scene, one))
+            and (one not in partner or block[partner[one][0]][0] in owner)
         )
         waiting.remove(number)
-        targets = _targets(scene, number)
-        if not targets and number not in partner:
-            owner[number] = [number]
-            clusters.append(owner[number])
-            continue
-        cluster = owner[partner[number][0] if number in partner else targets[0]]
-        if number in partner:  # the far side of what comes between: room for it is left
+        to = _targets(scene, number)
+        if number in partner:
             near, middle = partner[number]
-            first = groups[near]
-            space = groups[middle].width + 2 * _GAP
-            groups[number].x = first.box[2] + space + groups[number].width / 2
-            groups[number].y = first.box[3] - groups[number].height / 2
-            _push_free(groups, cluster, number, (1.0, 0.0))
+            cluster = owner[block[near][0]]
+            first, mine = bounds(groups, block[near]), bounds(groups, block[number])
+            between = bounds(groups, block[middle])
+            space = between[2] - between[0] + 2 * GAP
+            shift(groups, block[number], first[2] + space - mine[0], first[3] - mine[3])
+            _push_block(groups, cluster, block[number], (1.0, 0.0))
+        elif to:
+            cluster = owner[block[to[0]][0]]
+            _put(scene, groups, cluster, number, block)
         else:
-            _put(scene, groups, cluster, number, partner)
-        cluster.append(number)
+            cluster = []
+            clusters.append(cluster)
+        cluster.append(block[number])
         owner[number] = cluster
-    return clusters
+    return [[one for each in cluster for one in each] for cluster in clusters]
 
 
 def _partners(scene: Scene) -> dict[int, tuple[int, int]]:
@@ -152,222 +199,59 @@ def _partners(scene: Scene) -> dict[int, tuple[int, int]]:
         relation, to = scene.things[middle].relation, _targets(scene, middle)
         if relation is None or relation.word != "between" or len(to) < 2:
             continue
-        for near, far in (to, to[::-1]):
-            thing = scene.things[far]
-            if far not in found and thing.relation is None and thing.place is None and root(near) != far:
-                found[far] = (near, middle)
-                break
+        near, far = to
+        if part(scene, root(near), "right") or part(scene, root(far), "left"):
+            near, far = far, near
+        base = root(far)
+        if root(near) == base:
+            continue
+        if scene.things[base].place is not None and scene.things[root(near)].place is None:
+            near, base = far, root(near)
+        if scene.things[base].place is None:
+            found[base] = (near, middle)
     return found
 
 
 def _put(
-    scene: Scene, groups: list[_Group], cluster: list[int], number: int, partner: dict[int, tuple[int, int]]
+    scene: Scene, groups: list[Group], cluster: list[list[int]], number: int, block: dict[int, list[int]]
 ) -> None:
-    """Put group `number` by its relation to groups that have their place."""
-    thing, group = scene.things[number], groups[number]
-    assert thing.relation is not None
-    word, to = thing.relation.word, thing.relation.to
-    target = groups[to[0]]
-    x0, y0, x1, y1 = target.box
-    group.x, group.y = target.x, target.y
-    away = (1.0, 0.0)
-    if word in _OVERLAPS:
-        group.inside = {to[0], *target.inside}
-    if word in ("in", "on"):
-        _fit_onto(scene, groups, cluster, number, word)
-        return
-    if word == "behind":
-        group.y, group.x = y0 + 0.3 * group.height - group.height / 2 + 0.1, target.x + 0.25 * target.width
-        away = (0.0, -1.0)
-    elif word == "front":
-        group.y, group.x = y1 - 0.3 * group.height + group.height / 2 - 0.1, target.x - 0.2 * target.width
-        away = (0.0, 1.0)
-    elif word == "above":
-        group.y, away = y0 - _GAP - group.height / 2, (0.0, -1.0)
-    elif word == "below":
-        group.y, away = y1 + _GAP + group.height / 2, (0.0, 1.0)
-    elif word == "between" and len(to) == 2:
-        other = groups[to[1]]
-        group.x = (min(target.box[2], other.box[2]) + max(target.box[0], other.box[0])) / 2
-        group.y, away = (target.y + other.y) / 2, (0.0, -1.0)
-    elif word == "between" and target.thing.count > 1 and not target.gap:
-        target.columns = -(-target.thing.count // 2) if target.thing.count <= 4 else target.columns
-        target.columns = max(2, target.columns)
-        target.gap = group.width + 2 * _GAP
-        away = (0.0, -1.0)
-        group.inside = {to[0]}
-    else:
-        left = word == "left" or (word == "beside" and _taken(groups, cluster, target))
-        away = (-1.0, 0.0) if left else (1.0, 0.0)
-        group.x = x0 - _GAP - group.width / 2 if left else x1 + _GAP + group.width / 2
-        if word == "beside":
-            group.y = y1 - group.height / 2
-    _push_free(groups, cluster, number, away)
-
-
-def _fit_onto(scene: Scene, groups: list[_Group], cluster: list[int], number: int, word: str) -> None:
-    """Put a group in the middle of its target or onto its upper edge, in a row with the others there."""
+    """Put a block beside, above, below or between blocks that have their place."""
     relation = scene.things[number].relation
     assert relation is not None
-    to = relation.to[0]
-    target = groups[to]
-    row = [
-        groups[one]
-        for one, thing in enumerate(scene.things)
-        if thing.relation == relation and thing.place is None
-    ]
-    gaps = _GAP * (len(row) - 1)
-    room, height = (0.66, 0.6) if word == "in" else (1.0, 0.85)
-    width = sum(one.thing.count and _natural(one)[0] for one in row)
-    highest = max(_natural(one)[1] for one in row)
-    scale = min(0.8, (room * target.width - gaps) / width, height * target.height / highest)
-    group = groups[number]
-    begin = target.x - (width * scale + gaps) / 2
-    for one in row:
-        if one is group:
-            break
-        begin += _natural(one)[0] * scale + _GAP
-    group.side = _SIDES.get(str(group.thing.size), 1.0) * scale
-    group.x = begin + group.width / 2
-    group.y = target.y if word == "in" else target.box[1] + 0.3 * target.side - group.height / 2
-    group.inside |= {one for one in cluster if scene.things[one].relation == relation}
-    if word == "on":
-        _push_free(groups, cluster, number, (0.0, -1.0))
+    word, to = relation.word, relation.to
+    x0, y0, x1, y1 = bounds(groups, block[to[0]])
+    box = bounds(groups, block[number])
+    x, y = groups[to[0]].x - groups[number].x, groups[to[0]].y - groups[number].y
+    away = (0.0, -1.0)
+    if word == "above":
+        y = y0 - GAP - box[3]
+    elif word == "below":
+        y, away = y1 + GAP - box[1], (0.0, 1.0)
+    elif word == "between" and len(to) == 2:
+        a0, b0, a1, b1 = bounds(groups, block[to[1]])
+        x = (min(x1, a1) + max(x0, a0)) / 2 - (box[0] + box[2]) / 2
+        y = (min(y1, b1) + max(y0, b0)) / 2 - (box[1] + box[3]) / 2
+        if abs(y1 - b1) < 1e-6:
+            y = y1 - box[3]
+    else:
+        right = x1 + 2 * GAP
+        taken = any(
+            other[0] < right < other[2]
+            for other in (bounds(groups, one) for one in cluster if one is not block[to[0]])
+        )
+        left = word == "left" or (word == "beside" and taken)
+        away = (-1.0, 0.0) if left else (1.0, 0.0)
+        x = x0 - GAP - box[2] if left else x1 + GAP - box[0]
+        y = y1 - box[3]
+    shift(groups, block[number], x, y)
+    _push_block(groups, cluster, block[number], away)
 
 
-def _natural(group: _Group) -> tuple[float, float]:
-    """Width and height of a group before it was scaled."""
-    side = _SIDES.get(str(group.thing.size), 1.0)
-    return (
-        group.columns * side * (1 + _GAP) - side * _GAP,
-        group.rows * side * (1 + _GAP) - side * _GAP,
-    )
-
-
-def _taken(groups: list[_Group], cluster: list[int], target: _Group) -> bool:
-    """True where the room to the right of the target is taken."""
-    x = target.box[2] + 2 * _GAP
-    return any(groups[one].box[0] < x < groups[one].box[2] for one in cluster if groups[one] is not target)
-
-
-def _push_free(groups: list[_Group], cluster: list[int], number: int, away: tuple[float, float]) -> None:
-    """Move a group on in a direction until it lies clear of those it may not overlap."""
-    group = groups[number]
+def _push_block(
+    groups: list[Group], cluster: list[list[int]], block: list[int], away: tuple[float, float]
+) -> None:
+    """Move a block on in a direction until it lies clear of the others of its cluster."""
     for _ in range(len(cluster) + 1):
         for one in cluster:
-            x0, y0, x1, y1 = groups[one].box
-            a0, b0, a1, b1 = group.box
-            if one in group.inside or min(x1, a1) - max(x0, a0) < 1e-6 or min(y1, b1) - max(y0, b0) < 1e-6:
-                continue
-            if away[0]:
-                group.x = x1 + _GAP + group.width / 2 if away[0] > 0 else x0 - _GAP - group.width / 2
-            else:
-                group.y = y1 + _GAP + group.height / 2 if away[1] > 0 else y0 - _GAP - group.height / 2
-
-
-def _bounds(groups: list[_Group], cluster: list[int]) -> Box:
-    boxes = [groups[one].box for one in cluster]
-    return (
-        min(box[0] for box in boxes),
-        min(box[1] for box in boxes),
-        max(box[2] for box in boxes),
-        max(box[3] for box in boxes),
-    )
-
-
-def _shift(groups: list[_Group], cluster: list[int], x: float, y: float) -> None:
-    for one in cluster:
-        groups[one].x += x
-        groups[one].y += y
-
-
-def _pack(scene: Scene, groups: list[_Group], clusters: list[list[int]]) -> tuple[float, float, float]:
-    """Spread clusters over left, middle and right, top, middle and bottom; the scale and shift that then fit
-    the canvas."""
-    cells: dict[tuple[int, int], list[list[int]]] = {}
-    for cluster in clusters:
-        word = next(
-            (
-                relation.word
-                for one in cluster
-                if (relation := scene.things[one].relation) is not None and not relation.to
-            ),
-            "",
-        )
-        cell = ({"left": 0, "right": 2}.get(word, 1), {"above": 0, "below": 2}.get(word, 1))
-        cells.setdefault(cell, []).append(cluster)
-    blocks = {cell: _shelves(groups, members) for cell, members in cells.items()}
-    space = 2 * _GAP
-    widths = _tracks({cell: box[2] for cell, box in blocks.items()}, 0)
-    heights = _tracks({cell: box[3] for cell, box in blocks.items()}, 1)
-    starts = [[sum(sizes[:i]) + space * i for i in range(3)] for sizes in (widths, heights)]
-    for (column, row), block in blocks.items():
-        x = starts[0][column] + (widths[column] - block[2]) / 2
-        y = starts[1][row] + (heights[row] - block[3]) / 2
-        for cluster in cells[column, row]:
-            _shift(groups, cluster, x, y)
-    total = [sum(sizes) + space * sum(size > 0 for size in sizes[:-1]) for sizes in (widths, heights)]
-    used = [starts[axis][2] + sizes[2] for axis, sizes in enumerate((widths, heights))]
-    longest = max([*total, *used, 1e-6])
-    room = 1 - 2 * _MARGIN
-    most = _BEFORE_BACKGROUND if scene.background else _ONE_ALONE
-    members = [groups[one] for cluster in clusters for one in cluster]
-    limits = [most / max((group.side for group in members), default=1.0), room / longest]
-    limits += [_MEDIUM for group in members if not isinstance(group.thing.size, str)]
-    scale = min(limits)
-    if not clusters:
-        return _MEDIUM, 0.0, 0.0
-    spare_y = 1 - 2 * _MARGIN - used[1] * scale
-    low = 0.7 if scene.background else 0.5  # before a background things stand rather low
-    return scale, _MARGIN + (room - used[0] * scale) / 2, _MARGIN + spare_y * low
-
-
-def _tracks(sizes: dict[tuple[int, int], float], axis: int) -> list[float]:
-    """The three widths or heights of the grid; a thing that lies on one side leaves the other side free."""
-    tracks = [max((size for cell, size in sizes.items() if cell[axis] == i), default=0.0) for i in range(3)]
-    if not tracks[1] and bool(tracks[0]) != bool(tracks[2]):
-        tracks[0] = tracks[2] = max(tracks)
-    return tracks
-
-
-def _shelves(groups: list[_Group], clusters: list[list[int]]) -> Box:
-    """Clusters in rows that stand on their floor, in as many rows as make the whole most square."""
-    sizes = [_bounds(groups, one) for one in clusters]
-    best: tuple[float, list[list[int]]] | None = None
-    for rows in range(1, len(clusters) + 1):
-        per = -(-len(clusters) // rows)
-        split = [list(range(i, min(i + per, len(clusters)))) for i in range(0, len(clusters), per)]
-        width = max(sum(sizes[i][2] - sizes[i][0] + _GAP for i in row) for row in split)
-        height = sum(max(sizes[i][3] - sizes[i][1] for i in row) + _GAP for row in split)
-        if best is None or max(width, height) < best[0] - 1e-9:
-            best = (max(width, height), split)
-    assert best is not None
-    total = max(sum(sizes[i][2] - sizes[i][0] + _GAP for i in row) - _GAP for row in best[1])
-    floor = 0.0
-    for row in best[1]:
-        tall = max(sizes[i][3] - sizes[i][1] for i in row)
-        x = (total - sum(sizes[i][2] - sizes[i][0] + _GAP for i in row) + _GAP) / 2
-        for i in row:
-            _shift(groups, clusters[i], x - sizes[i][0], floor + tall - sizes[i][3])
-            x += sizes[i][2] - sizes[i][0] + _GAP
-        floor += tall + _GAP
-    return (0.0, 0.0, total, floor - _GAP)
-
-
-def _move_to(groups: list[_Group], cluster: list[int], place: tuple[float, float]) -> None:
-    """Bring the root of a cluster to an asked place, as far as the cluster stays on the canvas."""
-    x0, y0, x1, y1 = _bounds(groups, cluster)
-    largest = max(x1 - x0, y1 - y0)
-    if largest > 1 - 2 * _MARGIN:
-        scale = (1 - 2 * _MARGIN) / largest
-        for one in cluster:
-            group = groups[one]
-            group.side, group.gap, group.x, group.y = (
-                value * scale for value in (group.side, group.gap, group.x, group.y)
-            )
-    root = groups[cluster[0]]
-    _shift(groups, cluster, place[0] - root.x, place[1] - root.y)
-    x0, y0, x1, y1 = _bounds(groups, cluster)
-    _shift(groups, cluster, max(_MARGIN - x0, 0.0), max(_MARGIN - y0, 0.0))
-    _shift(groups, cluster, min(1 - _MARGIN - max(x1, _MARGIN + x1 - x0), 0.0), 0.0)
-    _shift(groups, cluster, 0.0, min(1 - _MARGIN - max(y1, _MARGIN + y1 - y0), 0.0))
+            x, y = _clear(bounds(groups, one), bounds(groups, block), away)
+            shift(groups, block, x, y)

@@ -1,5 +1,6 @@
 """Two ways to a language model: a server that speaks OpenAI's API, and llama.cpp in this process."""
 
+import atexit
 import os
 import secrets
 import threading
@@ -13,13 +14,14 @@ from urllib.parse import urlsplit
 from miaobi.errors import InputError, MachineError
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2 as httpx
     import openai
 
 MAX_BYTES = 256 * 1024
 """What is read of a server's answer."""
 MAX_TOKENS = 900
 _CONTEXT_TOKENS = 4096
+_LAST_WAIT_S = 30.0  # for native code that a thread is in when the interpreter ends
 Messages = list[dict[str, str]]
 
 
@@ -88,7 +90,7 @@ class OpenAIModel:
 
 def _client(stop: threading.Event, deadline: float) -> "httpx.Client":
     """An HTTP client whose answers end after `MAX_BYTES`, at the deadline and when told to."""
-    import httpx
+    import httpx2 as httpx
 
     class Bounded(httpx.SyncByteStream):
         def __init__(self, stream: httpx.SyncByteStream) -> None:
@@ -142,7 +144,8 @@ class GgufModel:
         self.name = f"gguf:{file.name}"
         self._path, self._threads = file, threads or min(8, os.cpu_count() or 1)
         self._server: Any = None
-        self._lock = threading.Lock()
+        self._lock, self._closing = threading.Lock(), threading.Event()
+        atexit.register(_finish, self._lock, self._closing)
 
     def ask(self, messages: Messages, schema: dict[str, Any], stop: threading.Event, deadline: float) -> str:
         """As `expand.Model.ask`; the grammar of the schema holds the model to it while it writes."""
@@ -160,7 +163,7 @@ class GgufModel:
                     return True
                 for choice in chunk.get("choices", []):
                     parts.append(choice.get("delta", {}).get("content") or "")
-                return stop.is_set() or time.monotonic() > deadline
+                return stop.is_set() or self._closing.is_set() or time.monotonic() > deadline
 
             shape = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
             server.handle_chat_completions(
@@ -194,3 +197,9 @@ class GgufModel:
         settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = self._threads
         settings.api_keys = [secrets.token_urlsafe(32)]  # it also listens on 127.0.0.1: for nobody
         return xllamacpp.Server(settings)
+
+
+def _finish(lock: threading.Lock, closing: threading.Event) -> None:
+    """Let the last call end before the interpreter does: threads cannot be stopped inside native code."""
+    closing.set()
+    lock.acquire(timeout=_LAST_WAIT_S)

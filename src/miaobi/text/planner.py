@@ -13,7 +13,9 @@ from miaobi.text.scene import Scene, has_han
 
 _INDICES: WeakKeyDictionary[Memory, Index] = WeakKeyDictionary()
 _ARTICLE = re.compile(r"^(an?|the) ", re.IGNORECASE)
-_TONE = re.compile(r"[,， ]*((medium-)?(light|dark)|medium) skin tone|[,， ]*(中等|较)-?[浅深]?肤色", re.IGNORECASE)
+_TONE = re.compile(
+    r"[,， ]*((medium-)?(light|dark)|medium) skin tone|[,， ]*(中等|较)-?[浅深]?肤色", re.IGNORECASE
+)
 _LIST = re.compile(r"^[^,，]{1,30}: ?\S")
 
 

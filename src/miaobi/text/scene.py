@@ -196,7 +196,8 @@ class Scene:
         number = {"type": "integer", "minimum": 0, "maximum": MAX_LAYERS - 1}
         relation = _record(
             ("word", "to"),
-            word={"enum": list(RELATIONS)}, to={"type": "array", "items": number, "maxItems": 2}
+            word={"enum": list(RELATIONS)},
+            to={"type": "array", "items": number, "maxItems": 2},
         )
         thing = _record(
             ("concept", "count"),
@@ -205,7 +206,9 @@ class Scene:
             colour={"enum": [*COLOURS, None]},
             size={"enum": list(SIZES)},
             relation={"anyOf": [relation, {"type": "null"}]},
-            place={"anyOf": [{"type": "array", "items": share, "minItems": 2, "maxItems": 2}, {"type": "null"}]},
+            place={
+                "anyOf": [{"type": "array", "items": share, "minItems": 2, "maxItems": 2}, {"type": "null"}]
+            },
         )
         things = {"type": "array", "items": thing, "minItems": 1, "maxItems": MAX_LAYERS}
         return _record(("things",), background={"anyOf": [words, {"type": "null"}]}, things=things)
@@ -235,8 +238,21 @@ def has_han(text: str) -> bool:
 def cleaned(text: str) -> str:
     """The text in Unicode form NFKC on one line, without control, private and invisible characters."""
     plain = unicodedata.normalize("NFKC", re.sub(r"\s+", " ", text))
-    kept = (one for one in plain if unicodedata.category(one)[0] != "C" or one in JOINERS)
+    kept = (
+        one for one in plain if one in JOINERS or unicodedata.category(one) not in ("Cc", "Cf", "Co", "Cs")
+    )
     return " ".join("".join(kept).split())
+
+
+def shortened(text: str) -> str:
+    """The text, cleaned, from its first visible character, 80 characters at most; "?" without one."""
+    plain = cleaned(text)
+    start = next((at for at, one in enumerate(plain) if _visible(one)), len(plain))
+    return plain[start : start + MAX_CHARACTERS].strip() or "?"
+
+
+def _visible(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LNPS"
 
 
 def _check_text(name: str, text: object) -> None:
@@ -244,7 +260,7 @@ def _check_text(name: str, text: object) -> None:
         raise ValueError(f"{name} {str(text)[:40]!r}: give text of 1 to {MAX_CHARACTERS} characters")
     if text != cleaned(text):
         raise ValueError(f"{name} {text[:40]!r} holds control characters or stray spaces")
-    if not any(unicodedata.category(one)[0] in "LNPS" for one in text):
+    if not any(map(_visible, text)):
         raise ValueError(f"{name} {text[:40]!r} has nothing to see in it")
 
 
