@@ -160,13 +160,8 @@ def test_a_scene_is_drawn_in_layers(pipe: Pipeline) -> None:
     made = pipe.generate(SCENE, n=2, seed=4, size_px=256)
     assert made.pixels.shape == (2, 256, 256, 4)
     assert made.receipt.scenes[0] is not None
-    assert [layer.name for layer in made.layers[0]] == [
-        "background",
-        "tulip",
-        "sunflower",
-        "thing 1",
-        "thing 0",
-    ]
+    names = [layer.name for layer in made.layers[0]]
+    assert names == ["background", "tulip", "sunflower", "thing 0", "thing 1"]
     alone = pipe.generate(SCENE, seed=5, size_px=256)
     assert np.abs(made.pixels[1].astype(int) - alone.pixels[0]).max() <= 1
     assert pipe.generate(SCENE, seed=4).pixels.shape == (1, 512, 512, 4)

@@ -33,12 +33,12 @@ class Layer:
 def place(name: str, picture: Float, box: Box, size_px: int, enlarge: Callable[[Float], Float]) -> Layer:
     """A square picture (4, S, S) fitted into a box of a canvas of `size_px`.
 
-    Where it must grow, `enlarge` (a super-resolution stage: (4, S, S) → (4, k·S, k·S)) does it before it is
-    resampled to the exact size.
+    Where it must grow by more than a quarter, `enlarge` (a super-resolution stage: (4, S, S) → (4, k·S,
+    k·S)) does it before it is resampled to the exact size.
     """
     left, top, right, bottom = (round(edge * size_px) for edge in box)
     side = max(1, min(right - left, bottom - top))
-    if side > picture.shape[-1]:
+    if side > 1.25 * picture.shape[-1]:
         picture = enlarge(picture)
     left, top = left + (right - left - side) // 2, top + (bottom - top - side) // 2
     return Layer(name, images.resized(picture, side, side), left, top)
