@@ -73,7 +73,8 @@ def main(model: str | None, output: Path, style: str | None) -> None:
     pictures: list[Image.Image] = []
     with click.progressbar(PROMPTS, label="drawing") as prompts:
         for number, prompt in enumerate(prompts):
-            pictures += pipe.generate(prompt, seed=number, style=styles[number // 2 % len(styles)])
+            style_of = styles[number // 2 % len(styles)]
+            pictures += pipe.generate(prompt, seed=number, style=style_of, size_px=2 * pipe.bundle.size_px)
     save_png(output, contact_sheet(pictures, COLUMNS))
     for row in range(0, len(PROMPTS), COLUMNS):
         click.echo(f"{row // COLUMNS + 1}. " + " · ".join(PROMPTS[row : row + COLUMNS]))

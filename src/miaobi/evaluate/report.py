@@ -27,7 +27,7 @@ def pipeline_draw(pipe: Pipeline, steps: int | None = None) -> Draw:
 
     def draw(prompts: Sequence[str], styles: Sequence[str], seeds: Sequence[int]) -> UInt8:
         made = [
-            pipe.generate(prompt, 1, seed, style, steps).pixels
+            pipe.generate(prompt, 1, seed, style, steps, expand=None).pixels
             for prompt, style, seed in zip(prompts, styles, seeds, strict=True)
         ]
         return np.concatenate(made)
