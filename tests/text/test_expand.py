@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from miaobi.errors import InputError
+from miaobi.errors import InputError, MachineError
 from miaobi.text.expand import BuiltinPlanner, ModelPlanner, Plan, make_planner
 from miaobi.text.memory import Memory
 from miaobi.text.scene import Scene
@@ -446,3 +446,10 @@ def test_a_local_model_writes_what_the_schema_allows() -> None:
     plan = planner.plan(PROMPT)
     assert plan.scene.layout()
     assert plan.backend == model.name or plan.notes
+
+
+def test_a_damaged_local_model_is_said_to_be_one(tmp_path: Path) -> None:
+    gguf()
+    (tmp_path / "cut.gguf").write_bytes(gguf().read_bytes()[:4096])
+    with pytest.raises(MachineError, match="cannot load"):
+        make_planner(f"gguf:{tmp_path}/cut.gguf", BUILTIN.memory, BUILTIN.encoder)
