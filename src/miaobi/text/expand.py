@@ -235,7 +235,8 @@ def make_planner(
 ) -> Planner:
     """The planner that `spec` names: "builtin", "openai:MODEL@BASE_URL" or "gguf:PATH".
 
-    A GGUF model is loaded here, which takes its time; no server is asked yet. A server's key is read from MIAOBI_LLM_API_KEY, or from OPENAI_API_KEY where the server is OpenAI's own.
+    A GGUF model is loaded here, which takes its time; no server is asked yet. A server's key is read from
+    MIAOBI_LLM_API_KEY, or from OPENAI_API_KEY where the server is OpenAI's own.
 
     Raises:
         InputError: the spec or a value is not allowed, or PATH is no GGUF file.
