@@ -21,7 +21,8 @@ import click
 SCENES = Path(__file__).resolve().parents[1] / "tests" / "text" / "data" / "scenes.tsv"
 HALVES = ("tuned", "held back")
 PARTS = ("objects", "counts", "colours", "relations", "background")
-_WORDS = {"left": "left", "right": "right", "in-front-of": "front"}
+_WORDS = {"in-front-of": "front"}
+_KNOWN = "in-front-of|front|in|on|above|below|left|right|beside|between|behind"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _relations(text: str) -> list[str]:
 
 
 def _reading(text: str) -> tuple[str, str, tuple[str, ...]]:
-    match = re.fullmatch(r"(.+) (in-front-of|in|on|above|below|left|right|beside|between|behind) (.+)", text)
+    match = re.fullmatch(rf"(.+) ({_KNOWN}) (.+)", text)
     if not match:
         return text, "", ()  # names before a slash share the relation after it
     to = () if match[3] == "-" else tuple(one.strip() for one in match[3].split(","))

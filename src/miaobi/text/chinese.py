@@ -4,8 +4,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 
-from miaobi.text.draft import Draft, Index, Noun, plain_chinese
-from miaobi.text.encoder import TextEncoder
+from miaobi.text.draft import Draft, Index, Look, Noun, plain_chinese
 from miaobi.text.lexicon import (
     BACKGROUNDS,
     COLOURS,
@@ -46,7 +45,9 @@ _LONGEST = max(map(len, _WORDS))
 _COUNT = re.compile(
     rf"({'|'.join(sorted(ZH_DIGITS, key=len, reverse=True))}|\d{{1,5}})([{ZH_MEASURES}]|(?=[^\d]))"
 )
+_ONE_PAIR = {"筷子", "袜子", "手套", "鞋子"}
 _NO_MEASURE = {"一", "多", "数"}  # count only before a measure word
+_ACTING = re.compile("[\u4e00-\u9fff](在|着)")
 _LATIN = re.compile(r"[a-z0-9]+(?: [a-z0-9]+)*")
 _PART = ("above", "below", "left", "right")
 
@@ -82,7 +83,7 @@ class Chinese:
 
     prompt: str
     index: Index
-    encoder: TextEncoder
+    look: Look
     draft: Draft = field(default_factory=Draft)
     said: _Described = field(default_factory=_Described)
     outer: _Described | None = None
@@ -99,6 +100,8 @@ class Chinese:
     about: tuple[int, ...] = ()
     """What the last place was relative to."""
     joined: bool = False
+    object: bool = False
+    """Whether the next noun is the object of a verb, so that the subject stays."""
     acted: bool = False
     """Whether a verb stood before the last noun, so that 的 ends a clause."""
 
@@ -130,6 +133,9 @@ class Chinese:
             if count and (count[1] in _NO_MEASURE and not count[2]):
                 count = None
             counted = len(count[0]) if count else 0
+            count_after = bool(found) and found[-1].kind == "have" and text[at] in ZH_MEASURES
+            if known == 1 and text[at] in _PLACES and not self._ends_place(text, at + 1):
+                known = 0
             if counted and counted >= known and (counted >= label or label < 3):
                 assert count is not None
                 value = ZH_DIGITS.get(count[1]) or int(count[1])
@@ -138,6 +144,12 @@ class Chinese:
             elif label and label >= known and text[at : at + label] not in _PLACES:
                 found.append(_Token("noun", text[at : at + label], True))
                 at += label
+            elif (acting := self._acting(found, text, at)) and known < 2 and not label:
+                found.append(_Token("at" if acting[1] == "在" else "have", acting[0]))
+                at += 2
+            elif count_after and not known:
+                found.append(_Token("count", "1"))
+                at += 1
             elif known:
                 found.append(_Token(*_WORDS[text[at : at + known]]))
                 at += known
@@ -156,16 +168,29 @@ class Chinese:
         following = text[at + 1 : at + 2]
         return bool(following) and following not in ZH_MEASURES
 
+    def _acting(self, found: list[_Token], text: str, at: int) -> re.Match[str] | None:
+        """A verb of one character before 在 or 着, where it cannot be the end of an unknown noun."""
+        acting = _ACTING.match(text, at)
+        within = bool(found) and found[-1].kind == "noun" and not found[-1].label
+        return None if acting and acting[1] == "在" and within else acting
+
+    def _ends_place(self, text: str, at: int) -> bool:
+        """Whether a place of one character ends here, so that 屋顶 is not 屋."""
+        return at >= len(text) or text[at] in _WORDS or bool(_COUNT.match(text, at))
+
     def _compounds(self, tokens: list[_Token]) -> list[_Token]:
         """Join the parts of a noun that is known in part: 毛线 + 球, 木 + 椅子; skip unknown verbs."""
         found: list[_Token] = []
         for token in tokens:
             before = found[-1] if found else None
-            if token.kind != "noun" or before is None or before.kind != "noun":
+            if token.kind == "noun" and not token.label and before is not None and before.kind == "size":
+                known = {"small": "小", "large": "大"}[before.value]
+                found.append(_Token("noun", known + token.value))  # 小朋友 is more than a small 朋友
+            elif token.kind != "noun" or before is None or before.kind != "noun":
                 found.append(token)
             elif len(token.value) == 1 or not before.label:
                 found[-1] = _Token("noun", before.value + token.value, True)
-            elif token.label or self.index.noun(token.value, self.encoder):
+            elif token.label or self.index.noun(token.value, self.look):
                 found.append(token)
             else:
                 found.append(_Token("skip", token.value))
@@ -179,18 +204,17 @@ class Chinese:
             self.group = self.subjects
         if self.draft.nouns and token.value not in ("着", "了"):
             self.acted = True
+            self.object = bool(self.group) and self.waiting is None
         self.acted = self.acted or not self.draft.nouns
 
     def _on_have(self, token: _Token, rest: list[_Token]) -> None:
-        self.acted = True
-        if token.value in ("坐着", "站着") and self.group:
-            pass
+        self.acted = self.acted or self.waiting is None
 
     def _on_comma(self, _token: _Token, _rest: list[_Token]) -> None:
         self._end_place()
         if self.waiting and self.waiting.used:
             self.waiting = None
-        self.group, self.joined, self.acted = [], False, False
+        self.group, self.joined, self.acted, self.object = [], False, False, False
 
     def _on_join(self, token: _Token, _rest: list[_Token]) -> None:
         self.joined = token.value != "带着"
@@ -212,6 +236,8 @@ class Chinese:
     def _on_onto(self, token: _Token, rest: list[_Token]) -> None:
         if not any(one.kind in ("noun", "place") for one in rest):
             return
+        if self.waiting and not self.waiting.used and not self.group:
+            return  # "彩虹上坐着 …" has its place already
         self.onto, self.subjects = token.value, list(self.group)
         self._set_aside()
 
@@ -222,25 +248,27 @@ class Chinese:
         self.said.colour = token.value
 
     def _on_count(self, token: _Token, _rest: list[_Token]) -> None:
-        if self.group and not self.joined and not self.at:
-            self.acted = True
         self.said.count = int(token.value)
 
     def _on_of(self, _token: _Token, rest: list[_Token]) -> None:
         """的 between two nouns makes them one, unless a place or a verb stands before it."""
         following = next((one for one in rest if one.kind not in ("colour", "size", "skip")), None)
-        if (
-            not (following and following.kind == "noun" and self.group)
-            or self.acted
-            or self.waiting
-            or self.at
-        ):
+        if not (following and following.kind == "noun" and self.group) or self.acted or self.at:
             return
-        if self.draft.nouns[-1].relation is None and self.group[-1] == len(self.draft.nouns) - 1:
-            owner = self.draft.nouns.pop()
-            self.group.pop()
+        last, placed = len(self.draft.nouns) - 1, self.waiting is not None
+        if self.waiting and not self.waiting.used:
+            return
+        if self.group[-1] != last or (self.draft.nouns[last].relation and not placed):
+            return
+        if any(noun.relation and last in noun.relation[1] for noun in self.draft.nouns):
+            return
+        owner = self.draft.nouns.pop()
+        self.group.pop()
+        if self.waiting:
+            self.waiting.used = False
+        if self.index.noun(owner.words, self.look):
             following.value = f"{owner.words}的{following.value}"
-            self.said = _Described(owner.count, self.said.colour, self.said.size)
+        self.said = _Described(owner.count, self.said.colour or owner.colour, self.said.size)
 
     def _on_place(self, token: _Token, rest: list[_Token]) -> None:
         """A background, in a place of its own or as the target of a relation."""
@@ -293,6 +321,8 @@ class Chinese:
             self.at = False
 
     def _on_noun(self, token: _Token, _rest: list[_Token]) -> None:
+        if token.value in _ONE_PAIR and self.said.count == 2:
+            self.said.count = 1
         noun = Noun(token.value, max(1, self.said.count), self.said.colour, self.said.size)
         self.said = _Described()
         number = self.draft.add(noun)
@@ -329,8 +359,11 @@ class Chinese:
                 self.waiting.used = True
         elif self.waiting:
             self.waiting = None
-        self.group = [*self.group, number] if self.joined else [number]
-        self.joined = False
+        if self.joined:
+            self.group = [*self.group, number]
+        elif not self.object or not self.group:
+            self.group = [number]
+        self.joined = self.object = False
 
     def _restore(self) -> None:
         if self.outer:

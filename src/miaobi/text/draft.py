@@ -31,6 +31,8 @@ class Index:
     chinese: frozenset[str]
     longest: tuple[int, int]
     """Words of the longest English label, characters of the longest Chinese one."""
+    heads: frozenset[str]
+    """What stands before the colon of such labels as "family: man, woman, boy"."""
     cosines: dict[str, tuple[float, str]] = field(default_factory=dict)
     """Word -> how near the nearest concept is, and which; filled while prompts are read."""
 
@@ -39,8 +41,10 @@ class Index:
         english: Labels = {}
         chinese: set[str] = set()
         whole: set[str] = set()
+        heads: set[str] = set()
         for concept in memory.concepts:
             label, label_zh = concept.get("label_en", ""), concept.get("label_zh", "")
+            heads |= {key(one.split(":")[0]) for one in (label, label_zh) if ":" in one}
             whole |= {key(label), key(label_zh)} - {""}
             words = tuple(_EN_WORD.findall(label.casefold()))
             if words and words[0] not in EN_COUNTS and len(words) <= 7:
@@ -56,14 +60,24 @@ class Index:
             english,
             frozenset(chinese),
             (max(map(len, english), default=1), max(map(len, chinese), default=1)),
+            frozenset(heads),
         )
 
-    def noun(self, word: str, encoder: TextEncoder) -> bool:
-        """True where the encoder finds the word near a concept that is no person doing something."""
+    def listed(self, prompt: str) -> bool:
+        """True where the prompt has the form of a label with a colon, such as "family: man, woman"."""
+        head, colon, rest = prompt.replace("：", ":").partition(":")
+        return bool(colon and rest.strip()) and key(head) in self.heads
+
+    def noun(self, word: str, look: "Look") -> bool:
+        """True where the encoder finds the word near a concept that is no person doing something, or where it
+        is not to be asked any more."""
         if word not in self.cosines:
+            look.left -= 1
+            if look.left < 0:
+                return True
             if len(self.cosines) > 4096:
                 self.cosines.clear()
-            cosines = self.memory.keys @ encoder([word]).embedding[0]
+            cosines = self.memory.keys @ look.encoder([word]).embedding[0]
             best = int(np.argmax(cosines))
             label = self.memory.concepts[int(self.memory.key_concept[best])].get("label_en", "")
             self.cosines[word] = (float(cosines[best]), label)
@@ -92,6 +106,14 @@ def singular(word: str) -> str:
     if word.endswith(("ches", "shes", "xes", "sses", "zes", "oes")):
         return word[:-2]
     return word[:-1]
+
+
+@dataclass
+class Look:
+    """The encoder, which one prompt may ask about so many unknown words; a look takes milliseconds."""
+
+    encoder: TextEncoder
+    left: int = 4
 
 
 @dataclass

@@ -3,13 +3,13 @@
 import re
 from dataclasses import dataclass, field
 
-from miaobi.text.draft import Draft, Index, Noun, singular
-from miaobi.text.encoder import TextEncoder
+from miaobi.text.draft import Draft, Index, Look, Noun, singular
 from miaobi.text.lexicon import (
     BACKGROUNDS,
     COLOURS,
     EN_BREAKS,
     EN_COUNTS,
+    EN_HOLDING,
     EN_JOINS,
     EN_PARTS,
     EN_PRONOUNS,
@@ -20,6 +20,7 @@ from miaobi.text.lexicon import (
 )
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[,.;:!?]")
+_ACTION = re.compile(r"(ing|ed)$")
 _COLOUR = {word: name for name, (words, _) in COLOURS.items() for word in words}
 _PLACES = {word for words in BACKGROUNDS.values() for word in words if word.isascii()}
 _ONE_PAIR = {
@@ -33,7 +34,8 @@ _PHRASES: dict[tuple[str, ...], tuple[str, str]] = {
         ("skip", {word: word for word in EN_SKIPPED}),
         ("break", dict.fromkeys(EN_BREAKS, "")),
         ("join", {word: word for word in EN_JOINS}),
-        ("wear", dict.fromkeys(EN_WEARING, "")),
+        ("wear", dict.fromkeys(EN_WEARING, "on")),
+        ("wear", dict.fromkeys(EN_HOLDING, "in")),
         ("pronoun", dict.fromkeys(EN_PRONOUNS, "")),
         ("colour", _COLOUR),
         ("size", EN_SIZES),
@@ -62,19 +64,21 @@ class _Phrase:
     count: int = 0
     colour: str | None = None
     size: str = "medium"
+    the: bool = False
     words: list[_Token] = field(default_factory=list)
 
 
 class English:
     """Reads one prompt into a draft; make a new one for each."""
 
-    def __init__(self, prompt: str, index: Index, encoder: TextEncoder) -> None:
-        self.draft, self.index, self.encoder = Draft(), index, encoder
+    def __init__(self, prompt: str, index: Index, look: Look) -> None:
+        self.draft, self.index, self.look = Draft(), index, look
         self.phrase = _Phrase()
         self.group: list[int] = []  # things that "and" joins, subjects of the next relation
         self.closed = True  # whether the next thing starts a new group
         self.kept_apart = False  # whether the next thing comes after "with"
         self.worn_by: list[int] = []
+        self.worn_how = "on"
         self.asked: str | None = None  # a relation that waits for what it refers to
         self.subjects: list[int] = []
         self.targets: list[int] = []
@@ -145,6 +149,7 @@ class English:
             return
         if self.phrase.words:
             self._end_phrase()
+        self.phrase.the = token.value == "the"
 
     def _is_of(self, position: int) -> bool:
         return self.tokens[position].value == "of"
@@ -163,8 +168,9 @@ class English:
         self._end_phrase()
         self.kept_apart = token.value not in ("and", "plus", "then")
 
-    def _on_wear(self, _token: _Token, _position: int) -> None:
+    def _on_wear(self, token: _Token, _position: int) -> None:
         self._end_phrase()
+        self.worn_how = token.value
         self.worn_by = [] if self.last is None else [self.last]
 
     def _on_pronoun(self, _token: _Token, _position: int) -> None:
@@ -191,6 +197,9 @@ class English:
         self.phrase.count = int(token.value)
 
     def _on_word(self, token: _Token, _position: int) -> None:
+        if not token.label and _ACTION.search(token.value) and any(one.label for one in self.phrase.words):
+            self._end_phrase()  # "robots shaking hands"
+            return
         self.phrase.words.append(token)
 
     def _on_part(self, token: _Token, _position: int) -> None:
@@ -232,7 +241,7 @@ class English:
             phrase.words = [_Token("word", "orange")]
             phrase.colour = None
         self.phrase = _Phrase()
-        words = self._trimmed(phrase.words)
+        words = self._trimmed(phrase.words, phrase.the or phrase.count == 1)
         last = words[-1].value
         plain = phrase.colour is None or last == "sky" or self.asked is not None
         if last in _PLACES and phrase.count < 2 and plain and self.asked != "between":
@@ -253,16 +262,21 @@ class English:
         noun = Noun(text, max(phrase.count, 1), phrase.colour, phrase.size, many)
         self._add(self.draft.add(noun))
 
-    def _trimmed(self, words: list[_Token]) -> list[_Token]:
-        """A noun phrase without verbs and adjectives in -ing and -ed, nor verbs after a known name."""
-        nouns = [one for one in words if one.label or not re.search(r"(ing|ed)$", one.value)]
+    def _trimmed(self, words: list[_Token], one_alone: bool) -> list[_Token]:
+        """A noun phrase without verbs and adjectives in -ing and -ed, nor verbs after a known name, as in
+        "one cat jumps"."""
+        nouns = [one for one in words if one.label or not _ACTION.search(one.value)]
         words = nouns or words
         known = [position for position, one in enumerate(words) if one.label]
-        if not known or any(one.value == "of" for one in words):
+        if any(one.value == "of" for one in words):
             return words
+        if not known:
+            verb = (n for n, one in enumerate(words) if n and one_alone and singular(one.value) != one.value)
+            return words[: next(verb, len(words))]
         end = known[-1] + 1
         for one in words[end:]:
-            if not self.index.noun(singular(one.value), self.encoder):
+            single = singular(one.value)
+            if (one_alone and single != one.value) or not self.index.noun(single, self.look):
                 break
             end += 1
         return words[:end]
@@ -271,7 +285,7 @@ class English:
         """Join a new thing to what was read before it."""
         self.last = number
         if self.worn_by:
-            self.draft.relate([number], "on", self.worn_by)
+            self.draft.relate([number], self.worn_how, self.worn_by)
             self.worn_by = []
             return
         if self.asked is not None:

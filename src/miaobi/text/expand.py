@@ -103,7 +103,7 @@ class ModelPlanner:
     """Plans by a language model, with the built-in planner behind it.
 
     Attributes:
-        timeout_s: seconds for all that the model does for one prompt, loading included.
+        timeout_s: seconds for all that the model does for one prompt.
         scenes: whether the model plans scenes; otherwise the built-in planner does.
         expands: whether the model also writes a better prompt.
     """
@@ -235,11 +235,12 @@ def make_planner(
 ) -> Planner:
     """The planner that `spec` names: "builtin", "openai:MODEL@BASE_URL" or "gguf:PATH".
 
-    A server's key is read from MIAOBI_LLM_API_KEY, or from OPENAI_API_KEY where the server is OpenAI's own.
+    A GGUF model is loaded here, which takes its time; no server is asked yet. A server's key is read from
+    MIAOBI_LLM_API_KEY, or from OPENAI_API_KEY where the server is OpenAI's own.
 
     Raises:
         InputError: the spec or a value is not allowed, or PATH is no GGUF file.
-        MachineError: a package that it needs is missing.
+        MachineError: a package that it needs is missing, or the model cannot be loaded.
     """
     builtin = BuiltinPlanner(memory, encoder)
     kind, _, rest = spec.partition(":")

@@ -23,7 +23,7 @@ COLOURS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     name: (_words(english), _words(chinese))
     for name, english, chinese in (
         ("red", "red|crimson|scarlet", "红色|红|大红色|大红"),
-        ("orange", "orange", "橙色|橘色|橘黄色|橙"),
+        ("orange", "orange", "橙色|橘色|橘黄色|橙|橘"),
         ("yellow", "yellow|golden|gold", "黄色|黄|金黄色|金色"),
         ("green", "green", "绿色|绿"),
         ("cyan", "cyan|teal|turquoise", "青色|蓝绿色|青绿色"),
@@ -48,7 +48,7 @@ BACKGROUNDS: Mapping[str, tuple[str, ...]] = {
     for kind, words in {
         "garden": "garden|gardens|flower garden|backyard|yard|花园|庭院|院子|花丛|后院",
         "beach": "beach|seaside|shore|seashore|coast|sand|海滩|沙滩|海边|海岸",
-        "sky": "sky|skies|air|blue sky|clouds|天空|天上|空中|蓝天|半空|云端",
+        "sky": "sky|skies|air|blue sky|天空|天上|空中|蓝天|半空|云端",
         "sea": "sea|ocean|waves|water|underwater|seabed|大海|海|海洋|海水|海底|水|水下",
         "lake": "lake|pond|pool|湖|湖面|池塘|水池|湖水|荷塘|池子",
         "river": "river|stream|creek|河|小河|河流|河边|小溪|溪流|江",
@@ -84,7 +84,7 @@ EN_COUNTS = _by_value(
     {
         1: "a|an|one|another|single",
         2: "two|both|twin|a pair of|pair of|a couple of|couple of|a pair",
-        3: "three|several|some|few|a few|a bunch of|a trio of",
+        3: "three|several|few|a few|a bunch of|a trio of",
         4: "four|a group of|a pack of|a row of|a pile of",
         5: "five|many|lots of|a lot of|a flock of|a herd of|a school of|a swarm of",
         6: "six|half a dozen",
@@ -114,7 +114,8 @@ EN_RELATIONS = _by_value(
             "under|below|beneath|underneath|on the bottom of|at the bottom of|on bottom of|at bottom of"
         ),
         "beside": (
-            "on side of|on the side of|to the side of|at side of|on one side of|next to|beside|besides|"
+            "on side of|on the side of|to the side of|at side of|on one side of|next to|outside|beside|"
+            ""
             "near|by|close to|alongside|by the side of|at|along|around|against|at the side of|through|"
             "across"
         ),
@@ -127,18 +128,19 @@ EN_RELATIONS = _by_value(
 )
 EN_PARTS = _by_value(
     {
-        "left": "on the left|on left|at left|to the left|at the left|on the left side",
-        "right": "on the right|on right|at right|to the right|at the right|on the right side",
-        "above": "at the top|on top|at top|on the top|up above|overhead|in the upper part",
-        "below": "at the bottom|at bottom|on the bottom|down below|in the lower part",
+        "left": "left :|on the left|on left|at left|to the left|at the left|on the left side",
+        "right": "right :|on the right|on right|at right|to the right|at the right|on the right side",
+        "above": "top :|at the top|on top|at top|on the top|up above|overhead|in the upper part",
+        "below": "bottom :|at the bottom|at bottom|on the bottom|down below|in the lower part",
     }
 )
 EN_JOINS = _words("alongside with|and|carrying|chasing|eating|holding|playing with|plus|then|with")
+EN_HOLDING = _words("full of|filled with|containing|packed with")
 EN_WEARING = _words("dressed in|wearing|wears")
 EN_PRONOUNS = _words("each other|her|him|it|itself|them")
 EN_BREAKS = _words("are|has|have|is|lies|sits|stands|there|there are|there is|there's")
 EN_SKIPPED = _words(
-    "a drawing of|a photo of|a picture of|a sticker of|adorable|an emoji of|an illustration of|"
+    "some|a drawing of|a photo of|a picture of|a sticker of|adorable|an emoji of|an illustration of|"
     "an image of|as|at|away|background|be|beautiful|bright|busy|calm|cartoon|chases|climbing|cozy|create|"
     "cute|dancing|deep|down|draw|drawing of|drinking|driving|eating|eats|emoji of|fat|flies|floating|"
     "fluffy|flying|for|fresh|from|funny|generate|growing|hanging|happy|hiding|his|holds|howling|"
@@ -205,14 +207,14 @@ ZH_ONTO = _by_value(
     {
         "on": "骑着|骑|骑在|踩着|坐着",
         "above": "飞过|飞越|越过|跳过",
-        "beside": "挨着|靠着|紧挨着|靠近",
+        "beside": "围着|绕着|挨着|靠着|紧挨着|靠近",
     }
 )
 ZH_WEARING = _words("戴着|戴|穿着|穿")
 ZH_JOINS = _words("和|与|跟|及|以及|还有|、|带着|同|并")
-ZH_HAVE = _words("有|是|有着|停着|放着|挂着|插着|摆着|站着|坐着|躺着|长着|飞着|趴着|漂着|开着")
+ZH_HAVE = _words("出现|有|是|有着|停着|放着|挂着|插着|摆着|站着|坐着|躺着|长着|飞着|趴着|漂着|开着")
 ZH_SKIPPED = _words(
-    "画|请|一下|可爱|漂亮|美丽|快乐|开心|正在|正|着|了|吧|地|得|它|它们|飞翔|飞|游泳|游|行走|走|跑|奔跑|跳|跳舞|玩|玩耍|吃|喝|睡觉|睡|坐|站|叫|拿着|拿|抱着|抱|看着|"
+    "飞向|跑向|走向|游向|画|请|一下|可爱|漂亮|美丽|快乐|开心|正在|正|着|了|吧|地|得|它|它们|飞翔|飞|游泳|游|行走|走|跑|奔跑|跳|跳舞|玩|玩耍|吃|喝|睡觉|睡|坐|站|叫|拿着|拿|抱着|抱|看着|"
     "看|对着|嚎叫|盛开|追着|追|追逐|唱歌|散步|休息|过|背景是|背景|的图片|图片|的图标|图标|表情|那|这|都|也|还|地方|并且|看到|一起|飘着|飘|漂浮|盛着|装着|吐着|爬|晒太阳|"
     "举着|提着|推着|牵着|微笑|闪闪发光|发光"
 )

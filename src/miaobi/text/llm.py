@@ -124,7 +124,10 @@ def _client(stop: threading.Event, deadline: float) -> "httpx.Client":
 
 
 class GgufModel:
-    """A GGUF file, run by llama.cpp (`xllamacpp`) in this process; loaded by the first question."""
+    """A GGUF file, run by llama.cpp (`xllamacpp`) in this process.
+
+    It is loaded at once, outside any time-out: llama.cpp may hold up the whole process meanwhile.
+    """
 
     def __init__(self, path: str, threads: int | None = None) -> None:
         file = Path(path).expanduser()
@@ -143,7 +146,12 @@ class GgufModel:
             raise MachineError("no package `xllamacpp`; pip install 'miaobi[llm]'.") from error
         self.name = f"gguf:{file.name}"
         self._path, self._threads = file, threads or min(8, os.cpu_count() or 1)
-        self._server: Any = None
+        try:
+            self._server = self._load()
+        except Exception as error:  # llama.cpp raises whatever it likes
+            raise MachineError(
+                f"llama.cpp cannot load {str(file)!r} ({str(error)[:160]}); try another model."
+            ) from error
         self._lock, self._closing = threading.Lock(), threading.Event()
         atexit.register(_finish, self._lock, self._closing)
 
@@ -152,7 +160,6 @@ class GgufModel:
         if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise TimeoutError
         try:
-            server = self._server = self._server or self._load()
             parts: list[str] = []
             failed: list[str] = []
 
@@ -166,7 +173,7 @@ class GgufModel:
                 return stop.is_set() or self._closing.is_set() or time.monotonic() > deadline
 
             shape = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-            server.handle_chat_completions(
+            self._server.handle_chat_completions(
                 {
                     "messages": messages,
                     "max_tokens": MAX_TOKENS,

@@ -4,7 +4,7 @@ import re
 from weakref import WeakKeyDictionary
 
 from miaobi.text.chinese import Chinese
-from miaobi.text.draft import Draft, Index, key
+from miaobi.text.draft import Draft, Index, Look, key
 from miaobi.text.encoder import TextEncoder
 from miaobi.text.english import English
 from miaobi.text.memory import Memory
@@ -16,7 +16,6 @@ _ARTICLE = re.compile(r"^(an?|the) ", re.IGNORECASE)
 _TONE = re.compile(
     r"[,， ]*((medium-)?(light|dark)|medium) skin tone|[,， ]*(中等|较)-?[浅深]?肤色", re.IGNORECASE
 )
-_LIST = re.compile(r"^[^,，]{1,30}: ?\S")
 
 
 def plan(prompt: str, memory: Memory, encoder: TextEncoder) -> Scene:
@@ -34,7 +33,11 @@ def plan(prompt: str, memory: Memory, encoder: TextEncoder) -> Scene:
     if index is None:
         index = _INDICES[memory] = Index.build(memory)
     plain = _TONE.sub("", text).strip()
-    if not plain or _LIST.match(plain) or index.whole & {key(text), key(plain), key(_ARTICLE.sub("", plain))}:
+    if (
+        not plain
+        or index.listed(plain)
+        or index.whole & {key(text), key(plain), key(_ARTICLE.sub("", plain))}
+    ):
         return Draft().scene(text)
     reader = Chinese if has_han(plain) else English
-    return reader(plain, index, encoder).read().scene(text)
+    return reader(plain, index, Look(encoder)).read().scene(text)
