@@ -99,7 +99,7 @@ class Restore:
         sigma_px = self.blur_px or (assumed_blur_px(image, _BLURRED_PX) if noise < _NOISY else 0.0)
         guide = self._guide(subject, sigma_px)
         seen, wanted = (torch.from_numpy(to_unit(one)).permute(2, 0, 1)[None] for one in (image, guide))
-        loss = self._loss(seen, wanted, sigma_px, max(noise, _LEAST_NOISE))
+        loss = self._loss(seen, wanted, sigma_px, noise)
         chance = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(self.seed))
         free = [3] if (image[3] == 1).all() else []  # an opaque picture stays opaque
         chance[:, free] = 0
@@ -134,6 +134,7 @@ class Restore:
         from miaobi.refine import losses
 
         guide_weight = (0.0 if sigma_px else 3.0) if self.guide_weight == -1 else self.guide_weight
+        level = max(noise, _LEAST_NOISE)
         features, shown = None, []
         if self.perceptual_weight:
             features = losses.vgg16() if self.network == "vgg16" else losses.efficientnet(_BLOCKS)
@@ -143,12 +144,12 @@ class Restore:
             blurred = losses.clipped_mean(losses.gaussian_blur(picture, sigma_px), noise)
             value = guide_weight * (losses.clipped_mean(picture, noise) - wanted).square().mean()
             value = value + self.data_weight * (blurred - seen).square().mean()
-            value = value + noise * self.tv_weight * losses.total_variation(picture)
+            value = value + level * self.tv_weight * losses.total_variation(picture)
             if self.ssim_weight:
-                value = value + noise * self.ssim_weight * (1 - losses.ssim(picture, wanted))
+                value = value + level * self.ssim_weight * (1 - losses.ssim(picture, wanted))
             if features:
                 drawn = features(losses.over_white(picture))
-                value = value + noise * self.perceptual_weight * losses.feature_distance(drawn, shown)
+                value = value + level * self.perceptual_weight * losses.feature_distance(drawn, shown)
             return value
 
         return loss
