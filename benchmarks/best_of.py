@@ -2,10 +2,9 @@
 
     python benchmarks/best_of.py --data data/emoji --chooser runs/classifier --judge runs/classifier2
 
-Draws N pictures of held-out (concept, style) pairs by their English names. `--chooser` picks the one that it is
-surest shows the concept; `--judge`, trained apart with another seed, measures: choosing and measuring with one
-judge would be circular. The concept is the one that retrieval finds first for the prompt, as for a user, or the
-true one. Ends with one line of JSON.
+Draws N pictures of held-out (concept, style) pairs by their English names. `--chooser` picks the one that it
+is surest shows the concept, the one that retrieval finds first for the prompt; `--judge`, trained apart with
+another seed, measures: choosing and measuring with one judge would be circular. Ends with one line of JSON.
 """
 
 import json
@@ -27,22 +26,30 @@ def found_concept(pipe: Any, neighbours: list[str]) -> str:
 @click.option("--data", type=click.Path(path_type=Path, exists=True), default=Path("data/emoji"))
 @click.option("--chooser", type=click.Path(path_type=Path, exists=True), default=Path("runs/classifier"))
 @click.option("--judge", type=click.Path(path_type=Path, exists=True), default=Path("runs/classifier2"))
-@click.option("-n", "count", type=click.IntRange(2, 64), default=4, show_default=True, help="Pictures of each.")
+@click.option(
+    "-n", "count", type=click.IntRange(2, 64), default=4, show_default=True, help="Pictures of each."
+)
 @click.option("--limit", type=click.IntRange(1), help="Only so many pairs.")
 @click.option("--sheet", type=click.Path(path_type=Path), help="Save a sheet: 4 candidates, chosen, fusions.")
 def main(
-    model: str | None, data: Path, chooser: Path, judge: Path, count: int, limit: int | None, sheet: Path | None
+    model: str | None,
+    data: Path,
+    chooser: Path,
+    judge: Path,
+    count: int,
+    limit: int | None,
+    sheet: Path | None,
 ) -> None:
     from miaobi import images, load
     from miaobi.evaluate import quality
     from miaobi.evaluate.classifier import classify, heldout_pairs, labels, load_judge
-    from miaobi.refine.blend import METHODS, Recognised, best_of, blend
+    from miaobi.refine.blend import METHODS, best_of, blend
     from miaobi.train.data import load_dataset
 
     dataset, pipe = load_dataset(data), load(model)
     pairs = np.random.default_rng(0).permutation(heldout_pairs(dataset))[:limit]
     (chooser_judge, chooser_concepts), (measuring, concepts) = load_judge(chooser), load_judge(judge)
-    made: dict[str, list[Any]] = {name: [] for name in ("single", "best", "best, true concept", *METHODS)}
+    made: dict[str, list[Any]] = {name: [] for name in ("single", "best", *METHODS)}
     shown, right = [], 0
     for i in pairs:
         record = dataset.records[i]
@@ -51,10 +58,9 @@ def main(
         found = found_concept(pipe, drawn.receipt.neighbours[0])
         right += found == record.concept
         scores = classify(chooser_judge, drawn.pixels)
-        for name, concept in (("best", found), ("best, true concept", record.concept)):
-            column = chooser_concepts.index(concept)
-            probabilities = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))[:, column]
-            made[name].append(best_of(candidates, lambda _, known=probabilities: known)[0])
+        column = chooser_concepts.index(found)
+        probabilities = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))[:, column]
+        made["best"].append(best_of(candidates, lambda _, known=probabilities: known)[0])
         made["single"].append(candidates[0])
         for method in METHODS:
             made[method].append(blend(candidates, method))
@@ -72,7 +78,11 @@ def main(
         top1, top5 = (quality.mean_figure(one) for one in both)
         gain = quality.mean_figure(both[0].astype(float) - hits["single"][0])
         click.echo(f"{name:<20} {top1!s:<30} {top5!s:<30} {gain}")
-        figures[name] = {"top1": top1.value, "top5": top5.value, "gain_top1": [gain.low, gain.value, gain.high]}
+        figures[name] = {
+            "top1": top1.value,
+            "top5": top5.value,
+            "gain_top1": [gain.low, gain.value, gain.high],
+        }
     if sheet is not None:
         pixels = images.to_uint8(np.stack(shown))
         images.save_png(sheet, images.contact_sheet(images.to_pil(pixels), columns=count + 4))

@@ -49,12 +49,12 @@ def straight(unit: Float) -> Float:
 
 def opaque(unit: Float) -> bool:
     """Is all of the picture (H, W, 4) seen in full?"""
-    return bool((unit[..., 3] >= 1 - 1e-6).all())
+    return bool(np.all(unit[..., 3] >= 1 - 1e-6))
 
 
 def too_small(image: Float) -> bool:
     """Is the picture (4, H, W) too small to filter?"""
-    return min(image.shape[1:]) < SMALLEST_PX
+    return bool(min(image.shape[1:]) < SMALLEST_PX)
 
 
 def known(name: str, value: str, allowed: Collection[str]) -> None:

@@ -109,7 +109,7 @@ def _mixed(stack: Float, shares: Float) -> Float:
 
 
 def _contrast(bands: Float) -> Float:
-    """Shares (B, H, W): 1 where a picture's band (B, H, W, 4) has the most energy nearby, shared by equals."""
+    """Shares (B, H, W): 1 where a picture's band (B, H, W, 4) has the most energy nearby; equals share."""
     blur = library("cv2").GaussianBlur
     energy = np.stack([blur(np.square(one).sum(axis=-1), (0, 0), 1.5) for one in bands])
     return _shares((energy == energy.max(axis=0)).astype(np.float32))

@@ -17,6 +17,7 @@ from miaobi.refine.arrays import library
 _SMOOTH = 1e-6
 """Rounds total variation at 0, where it has no slope."""
 _WINDOW_PX = 1.5
+_NETWORK_LEAST_PX = 32
 _C1, _C2 = 0.01**2, 0.03**2
 
 Features = Callable[[Tensor], list[Tensor]]
@@ -93,6 +94,9 @@ def efficientnet(blocks: Sequence[int]) -> Features:
     network = backbone.network
 
     def features(rgb: Tensor) -> list[Tensor]:
+        small = _NETWORK_LEAST_PX / min(rgb.shape[2:])
+        if small > 1:
+            rgb = F.interpolate(rgb, scale_factor=small, mode="bilinear")
         x = network._swish(network._conv_stem(backbone.normed(rgb)))
         found = []
         for index, block in enumerate(network._blocks[: blocks[-1] + 1]):

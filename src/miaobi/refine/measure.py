@@ -17,8 +17,9 @@ _REBLUR_PX = (1.0, 2.5)
 def noise_level(image: Float) -> float:
     """Standard deviation of the noise of premultiplied RGBA (4, H, W) in [-1, 1], as a share of the range.
 
-    The median absolute diagonal Haar coefficient / 0.6745 (Donoho & Johnstone 1994): edges are rare, so they do
-    not count, and flat clean art has 0. Only opaque pixels inside the range are asked: clipping hides noise.
+    The median absolute diagonal Haar coefficient / 0.6745 (Donoho & Johnstone 1994): edges are rare, so they
+    do not count, and flat clean art has 0. Only opaque pixels inside the range are asked: clipping hides
+    noise.
     """
     if too_small(image):
         return 0.0
@@ -26,9 +27,9 @@ def noise_level(image: Float) -> float:
     blocks = unit.reshape(unit.shape[0] // 2, 2, unit.shape[1] // 2, 2, 4)
     colour, alpha = blocks[..., :3], blocks[..., 3]
     diagonal = (colour[:, 0, :, 0] - colour[:, 0, :, 1] - colour[:, 1, :, 0] + colour[:, 1, :, 1]) / 2
-    seen = (alpha > 0.995).all(axis=(1, 3))
-    inside = seen[..., None] & ((colour > 0.002) & (colour < 0.998)).all(axis=(1, 3))
-    asked = inside if inside.sum() >= _FEWEST else np.broadcast_to(seen[..., None], inside.shape)
+    seen = np.all(alpha > 0.995, axis=(1, 3))[..., None]
+    inside = seen & np.all((colour > 0.002) & (colour < 0.998), axis=(1, 3))
+    asked = inside if inside.sum() >= _FEWEST else np.broadcast_to(seen, inside.shape)
     if asked.sum() < _FEWEST:
         return 0.0
     return float(np.median(np.abs(diagonal[asked])) / 0.6745)
@@ -36,7 +37,7 @@ def noise_level(image: Float) -> float:
 
 def blur_px(image: Float) -> float:
     """Standard deviation in pixels of the Gaussian blur of premultiplied RGBA (4, H, W) in [-1, 1], up to 4;
-    0 where there are too few edges. A freshly drawn picture without any has about 0.4: its edges are smoothed.
+    0 where there are too few edges. A freshly drawn picture has about 0.4: its edges are smoothed.
 
     Blurred twice more, an edge changes in a ratio that tells how sharp it was (Hu & de Haan 2006, "Low cost
     robust blur estimator"); the median over the strongest edges is looked up among edges of known blur.

@@ -5,11 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from miaobi.images import Float
 from miaobi.refine.arrays import from_unit, known, library, to_unit, too_small, within
-from miaobi.refine.enhance import Deblur, Denoise, assumed_blur_px
+from miaobi.refine.enhance import NOISY, Deblur, Denoise, assumed_blur_px
 from miaobi.refine.measure import noise_level
 from miaobi.refine.stage import Subject
 
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DENOISED, _DEBLURRED = ("nlm", "bilateral", "wavelet"), ("wiener", "richardson-lucy")
-_BLURRED_PX = 0.7  # less is how a drawn edge looks
-_NOISY = 0.015  # more hides how blurred a picture is
 _LEAST_NOISE = 1 / 255
 _BLOCKS = (1, 4, 10)  # of EfficientNet-Lite0: edges, textures, parts
 
@@ -30,14 +26,16 @@ class Restore:
     guide·‖m(I) - G‖² + data·‖m(blur(I)) - N‖² + σ·(ssim·(1 - SSIM(I, G)) + tv·TV(I) + perceptual·d(I, G)),
 
     means over pixels, where N is the picture as seen, σ its noise, and G a guide, the result of a classical
-    filter. m is what is left on average of a value with such noise once it is clipped to the range (Foi 2009):
-    noisy white is seen darker than white. TV is the total variation (Rudin, Osher & Fatemi 1992), d the
-    distance of a network's features.
+    filter. m is what is left on average of a value with such noise once it is clipped to the range (Foi
+    2009): noisy white is seen darker than white. TV is the total variation (Rudin, Osher & Fatemi 1992), d
+    the distance of a network's features.
+
+    SSIM to the guide and features kept the guide's faults when this was measured: both are off by default.
     """
 
     guide: str = "auto"
-    """Where G comes from: a method of `Denoise` or `Deblur`, or "auto": "nlm" for a sharp picture, "wiener" for
-    a blurred one.
+    """Where G comes from: a method of `Denoise` or `Deblur`, or "auto": "nlm" for a sharp picture, "wiener"
+    for a blurred one.
     """
     blur_px: float = 0.0
     """Standard deviation of the Gaussian blur that N has and I shall not have, 0 to 10; 0: measured, if there
@@ -49,11 +47,12 @@ class Restore:
     """
     data_weight: float = 1.0
     ssim_weight: float = 0.0
-    tv_weight: float = 0.1
+    tv_weight: float = 0.6
     perceptual_weight: float = 0.0
     network: str = "efficientnet"
-    """Whose features: "efficientnet" (EfficientNet-Lite0, from the `train` extra) or "vgg16" (torchvision's)."""
-    steps: int = 150
+    """Whose features: "efficientnet" (EfficientNet-Lite0, of the `train` extra) or "vgg16" (torchvision's).
+    """
+    steps: int = 60
     """Of Adam (Kingma & Ba 2015), 1 to 10,000."""
     rate: float = 0.02
     """The size of the first steps, above 0 to 1; it falls to 0 by a cosine."""
@@ -93,10 +92,10 @@ class Restore:
         """
         torch = library("torch", "train")
         image = subject.image
-        if too_small(image):
+        if too_small(image) or not (image[3] > -1).any():
             return image.copy(), []
         noise = noise_level(image)
-        sigma_px = self.blur_px or (assumed_blur_px(image, _BLURRED_PX) if noise < _NOISY else 0.0)
+        sigma_px = self.blur_px or (assumed_blur_px(image) if noise < NOISY else 0.0)
         guide = self._guide(subject, sigma_px)
         seen, wanted = (torch.from_numpy(to_unit(one)).permute(2, 0, 1)[None] for one in (image, guide))
         loss = self._loss(seen, wanted, sigma_px, noise)
@@ -110,14 +109,14 @@ class Restore:
         for _ in range(self.steps):
             descent.zero_grad()
             value = loss(picture)
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
             picture.grad[:, free] = 0
             descent.step()
             falling.step()
             with torch.no_grad():  # what a picture can be: 0 ≤ c ≤ a ≤ 1
                 picture[:, 3:].clamp_(0, 1)
                 picture[:, :3] = picture[:, :3].clamp(min=0).minimum(picture[:, 3:])
-            losses.append(float(value))
+            losses.append(float(value.detach()))
         return from_unit(picture.detach()[0].permute(1, 2, 0).numpy()), losses
 
     def _guide(self, subject: Subject, sigma_px: float) -> Float:

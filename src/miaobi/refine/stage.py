@@ -79,9 +79,7 @@ class Step:
     def __str__(self) -> str:
         told = ", ".join(f"{name} {value}" for name, value in self.settings.items())
         measured = "" if self.psnr_db is None else f", PSNR {self.psnr_db:.2f} dB, SSIM {self.ssim:.3f}"
-        return (
-            f"{self.name} ({told}): {self.ms:.1f} ms, {self.size_px[0]}x{self.size_px[1]} px{measured}"
-        )
+        return f"{self.name} ({told}): {self.ms:.1f} ms, {self.size_px[0]}x{self.size_px[1]} px{measured}"
 
 
 def parse(text: str) -> list[Stage]:
