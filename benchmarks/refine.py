@@ -276,8 +276,8 @@ def page(rows: Sequence[Row], style: dict[str, Figure | float], count: int, comm
 
 @click.command(help=__doc__)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), default=Path("data/emoji"))
-@click.option("-n", "count", type=click.IntRange(2), default=60, show_default=True, help="Pictures.")
-@click.option("--only", default="", help="Only cases whose damage or stages hold this text.")
+@click.option("-n", "count", type=click.IntRange(2), default=50, show_default=True, help="Pictures.")
+@click.option("--only", default="", help="Only cases with this in their name, or `style`.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the tables to this file.")
 @click.option("--sheets", type=click.Path(path_type=Path), help="Folder for before/after sheets.")
 def main(data: Path, count: int, only: str, out: Path | None, sheets: Path | None) -> None:
@@ -289,6 +289,7 @@ def main(data: Path, count: int, only: str, out: Path | None, sheets: Path | Non
     chosen = np.random.default_rng(0).permutation(plain)[:count]
     pictures = list(images.from_uint8(dataset.images[chosen]))
     cases = [case for case in CASES if only in case.damage or only in case.stages]
+    cases.sort(key=lambda case: list(DAMAGES).index(case.damage))
     rows = []
     for case in tqdm(cases, unit="case"):
         rows.append(measure(case, pictures))
@@ -299,7 +300,7 @@ def main(data: Path, count: int, only: str, out: Path | None, sheets: Path | Non
             images.save_png(
                 sheets / f"{name}.png", images.contact_sheet(images.to_pil(pixels), columns=2 * SHOWN)
             )
-    style = measure_style(dataset, pictures[: max(2, count // 5)])
+    style = measure_style(dataset, pictures[: max(2, count // 5)]) if only in "style" else {}
     text = page(rows, style, count, "python benchmarks/refine.py --data data/emoji -o docs/refine.md")
     click.echo(text)
     if out is not None:

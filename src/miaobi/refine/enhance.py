@@ -28,7 +28,7 @@ from miaobi.refine.stage import Subject
 
 _DRAWN_BLUR_PX = 0.4
 """What `blur_px` finds in a picture drawn with smoothed edges: not to be taken away."""
-NOISY, _BLURRED_PX = 0.015, 0.7
+NOISY, _BLURRED_PX = 0.015, 0.65
 """Less is nothing to act on unasked: clean pictures have as much."""
 _WHITE_SHARE = 0.99
 
