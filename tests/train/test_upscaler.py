@@ -103,6 +103,16 @@ def test_grounds_are_laid_under_pictures(data: dict[str, Path]) -> None:
     np.testing.assert_allclose(made[:, 8, 8], picture[:, 8, 8], atol=1e-6)
 
 
+def test_a_negative_of_a_negative_is_the_picture(data: dict[str, Path]) -> None:
+    picture = load_dataset(data["rendered"]).take(np.array([0]))[0]
+    channels = np.array([0, 2])
+    made = upscaler.negative(picture, channels)
+    np.testing.assert_array_equal(made[:, 0, 0], -1)
+    np.testing.assert_allclose(made[[0, 2], 8, 8], -picture[[0, 2], 8, 8], atol=1e-6)
+    np.testing.assert_array_equal(made[[1, 3]], picture[[1, 3]])
+    np.testing.assert_allclose(upscaler.negative(made, channels), picture, atol=1e-6)
+
+
 def test_degraded_pictures_stay_premultiplied(data: dict[str, Path]) -> None:
     picture = load_dataset(data["rendered"]).take(np.array([0]))[0]
     before = picture.copy()

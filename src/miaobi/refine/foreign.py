@@ -13,7 +13,7 @@ import numpy as np
 
 from miaobi.errors import InputError, MachineError
 from miaobi.images import Float
-from miaobi.refine.resample import by_tiles, shrink
+from miaobi.refine.resample import TILE_PX, by_tiles, shrink
 
 OVERLAP_PX = 24
 SUFFIXES = (".safetensors", ".pth")
@@ -52,7 +52,7 @@ class Foreign:
 
         def whole(rgb: Float) -> Float:
             tiles = self.descriptor.tiling.name == "SUPPORTED"
-            side = 256 if tiles else max(rgb.shape[1:])
+            side = TILE_PX if tiles else max(rgb.shape[1:])
             return by_tiles(enlarge, rgb, scale, overlap_px=OVERLAP_PX, margin_px=4, tile_px=side)
 
         alpha = picture[3:]

@@ -8,7 +8,7 @@ from PIL import Image
 from miaobi.images import Float
 
 TILE_PX = 256
-"""Side of the tiles that a large picture is cut into; 200 MB or so for a network of 64 channels."""
+"""Side of the tiles that a large picture is cut into, so that memory for hidden layers stays bounded."""
 
 
 def resample(picture: Float, scale: float, method: Image.Resampling = Image.Resampling.LANCZOS) -> Float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from miaobi.errors import BundleError, InputError
 from miaobi.files import atomic_write
 from miaobi.images import Float
-from miaobi.refine.resample import by_tiles, shrink
+from miaobi.refine.resample import TILE_PX, by_tiles, shrink
 
 if TYPE_CHECKING:
     from miaobi.refine.stage import Subject
@@ -107,7 +107,7 @@ class Enlarger:
             raise BundleError(f"{str(path)!r} was altered (its checksum differs from upscaler.json); {again}")
         return made
 
-    def upscale(self, picture: Float, scale: int, tile_px: int = 256) -> Float:
+    def upscale(self, picture: Float, scale: int, tile_px: int = TILE_PX) -> Float:
         """A picture (4, H, W) in [-1, 1] as (4, scale · H, scale · W); `scale` divides that of the graph."""
         graph, factor = _session(self.folder / "upscaler.onnx", self.sha256), self.scale // scale
 

@@ -28,7 +28,9 @@ REPORTED = 40
 
 @dataclass
 class UpscalerTask:
-    """Crops, mirrored and turned, some of them over a coloured ground."""
+    """Crops, mirrored and turned, some with colours as in a negative, some over a coloured ground: edges
+    between colours that are as bright as each other are rare in emoji.
+    """
 
     model: Upscaler
     dataset: Dataset
@@ -74,6 +76,8 @@ class UpscalerTask:
         small, large = images.from_uint8(crop), images.from_uint8(self.dataset.images[index, high, wide])
         if kind == "degraded":
             small = degrade(small, rng)
+        turned = np.flatnonzero(rng.random(3) < 0.2)
+        small, large = (negative(one, turned) for one in (small, large))
         if rng.random() < 0.4:
             ground = rng.random(4).astype(np.float32)
             ground[3] = 1 if rng.random() < 0.7 else ground[3]
@@ -128,6 +132,15 @@ def _psnr(ours: list[images.Float], real: list[images.Float]) -> float:
         for a, b in zip(ours, real, strict=True)
     ]
     return float(np.mean(-10 * np.log10(np.maximum(errors, 1e-10))))
+
+
+def negative(picture: images.Float, channels: Indices) -> images.Float:
+    """A premultiplied picture (4, H, W) in [-1, 1] with some `channels` of 0 to 2 turned: c becomes a - c.
+    Linear, as `over` is.
+    """
+    made = picture.copy()
+    made[channels] = picture[3] - picture[channels] - 1
+    return made
 
 
 def over(picture: images.Float, ground: images.Float) -> images.Float:
