@@ -214,3 +214,106 @@ def test_a_closed_pipe_is_quiet(tiny_bundle: Path, tmp_path: Path) -> None:
     command = f"{' '.join(COMMAND)} generate cat -o {tmp_path / 'a.png'} -m {tiny_bundle} | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120, check=False)
     assert done.stderr == ""
+
+
+def picture(path: Path, colour: str = "red", size: tuple[int, int] = (40, 30)) -> Path:
+    Image.new("RGBA", size, colour).save(path)
+    return path
+
+
+def test_refine_chains_stages_and_tells_of_each(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    code, out, err = run(
+        capsys, "refine", source, tmp_path / "b.png", "--stages", "denoise,upscale:scale=2",
+        "--reference", source, "--json",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    with Image.open(tmp_path / "b.png") as made:
+        assert made.size == (80, 60)
+        assert made.text["stages"] == "denoise,upscale:scale=2"  # type: ignore[attr-defined]
+    told = json.loads(out.splitlines()[-1])["stages"]
+    assert [step["name"] for step in told] == ["denoise", "upscale"]
+    assert told[0]["psnr_db"] is not None
+    assert told[1]["psnr_db"] is None  # the reference has another size
+
+
+def test_refine_draws_under_a_mask(
+    capsys: pytest.CaptureFixture[str], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    source, mask = picture(tmp_path / "a.png"), Image.new("L", (40, 30))
+    mask.paste(255, (0, 0, 20, 30))
+    mask.save(tmp_path / "mask.png")
+    code, _, err = run(
+        capsys, "refine", source, tmp_path / "b.png", "--stages", "inpaint", "--prompt", "cat",
+        "--mask", tmp_path / "mask.png", "-m", tiny_bundle,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    with Image.open(tmp_path / "b.png") as made:
+        assert made.crop((20, 0, 40, 30)).getcolors() == [(600, (255, 0, 0, 255))]
+        assert made.getpixel((5, 5)) != (255, 0, 0, 255)
+
+
+def test_refine_refuses_what_it_cannot_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source, small = picture(tmp_path / "a.png"), picture(tmp_path / "s.png", size=(8, 8))
+    (tmp_path / "svg.png").write_text("<svg/>")
+    out = tmp_path / "b.png"
+    fails(capsys, 2, "unknown stage 'polish'", "refine", source, out, "-s", "polish", writes_in=tmp_path)
+    fails(capsys, 2, "the settings are", "refine", source, out, "-s", "upscale:by=2", writes_in=tmp_path)
+    fails(capsys, 2, "needs a mask", "refine", source, out, "-s", "inpaint", writes_in=tmp_path)
+    fails(capsys, 2, "mask is 8x8 px", "refine", source, out, "--mask", small, writes_in=tmp_path)
+    fails(capsys, 2, "no picture that can be read", "refine", tmp_path / "svg.png", out, writes_in=tmp_path)
+    fails(capsys, 2, "only PNG", "refine", source, tmp_path / "b.jpg", writes_in=tmp_path)
+    fails(capsys, 2, "megapixels", "refine", source, out, "--most-megapixels", 0.001, writes_in=tmp_path)
+    fails(capsys, 2, "does not exist", "refine", source, tmp_path / "no" / "b.png")
+
+
+def test_the_help_of_refine_names_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    from miaobi.refine.stage import STAGES
+
+    code, out, _ = run(capsys, "refine", "--help")
+    assert code == 0
+    assert not [name for name in STAGES if name not in out]
+
+
+def test_remember_list_and_forget(
+    capsys: pytest.CaptureFixture[str], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    source = picture(tmp_path / "bo.png", "blue")
+    assert run(capsys, "remember", source, "Bo the fox", "-m", tiny_bundle)[0] == 0
+    assert run(capsys, "forget", "-m", tiny_bundle) == (0, "Bo the fox\n", "")
+    _, out, _ = run(capsys, "generate", "Bo the fox", "-o", tmp_path / "o.png", "-m", tiny_bundle)
+    assert "yours/Bo the fox" in out
+    fails(capsys, 2, "there is Bo the fox", "forget", "Bo", "-m", tiny_bundle)
+    assert run(capsys, "forget", "Bo the fox", "-m", tiny_bundle) == (0, "forgot 'Bo the fox'\n", "")
+    assert run(capsys, "forget", "-m", tiny_bundle) == (0, "", "")
+
+
+def test_layers_are_written_beside_the_picture(
+    capsys: pytest.CaptureFixture[str], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "s.png"
+    code, _, err = run(
+        capsys, "generate", "thing 0 and thing 1 on the beach", "-o", path, "--size", 128, "--layers",
+        "--seed", 1, "-m", tiny_bundle,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    names = sorted(one.name for one in tmp_path.iterdir())
+    assert names == [*(f"s-layer-{number}.png" for number in range(5)), "s.ora", "s.png"]
+    with Image.open(path) as made:
+        scene = json.loads(made.text["scene"])  # type: ignore[attr-defined]
+        assert made.text["prompt"] == "thing 0 and thing 1 on the beach"  # type: ignore[attr-defined]
+    assert scene["background"] == "beach"
+    assert len(scene["things"]) == 2
+
+
+def test_blend_mixes_pictures_of_one_size(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    red, blue = picture(tmp_path / "r.png"), picture(tmp_path / "b.png", "blue")
+    assert run(capsys, "blend", tmp_path / "o.png", red, blue, "--method", "mean")[0] == 0
+    with Image.open(tmp_path / "o.png") as made:
+        colour = made.getpixel((3, 3))
+    assert isinstance(colour, tuple)
+    assert all(abs(one - wanted) <= 1 for one, wanted in zip(colour, (128, 0, 128, 255), strict=True))
+    small = picture(tmp_path / "s.png", size=(8, 8))
+    fails(capsys, 2, "different sizes", "blend", tmp_path / "x.png", red, small, writes_in=tmp_path)
+    fails(capsys, 2, "choose mean or median", "blend", tmp_path / "x.png", red, "--method", "sum")
+    fails(capsys, 2, "needs --judge", "blend", tmp_path / "x.png", red, "--method", "best")

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from miaobi.compose import Layer
 
 _PATH = click.Path(path_type=Path)
-_EXTRAS = {"cv2": "refine", "skimage": "refine", "scipy": "refine", "openai": "llm", "xllamacpp": "llm"}
 _model = click.option("-m", "--model", help="Folder of a bundle.  [default: the one inside the package]")
 _json = click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 
@@ -212,6 +211,41 @@ def refine(
 
 
 @cli.command()
+@click.argument("output", type=_PATH)
+@click.argument("pictures", type=_PATH, nargs=-1, required=True)
+@click.option("--method", default="median", show_default=True, help="mean, median, laplacian or best.")
+@click.option("--judge", type=_PATH, help="For best: folder of a trained classifier of concepts.")
+@click.option("--concept", help="For best: the judge's concept that the pictures are to show, such as fox.")
+def blend(
+    output: Path, pictures: tuple[Path, ...], method: str, judge: Path | None, concept: str | None
+) -> None:
+    """Blend PICTURES of one size into OUTPUT, a PNG, or choose the best of them.
+
+    \b
+    miaobi generate "fox" --n 4 --seed 1 -o fox.png
+    miaobi blend mixed.png fox-1.png fox-2.png fox-3.png fox-4.png
+    miaobi blend best.png fox-?.png --method best --judge runs/classifier --concept fox
+    """
+    _check_png(output)
+    from miaobi.compose import to_picture
+    from miaobi.images import save_png
+    from miaobi.refine.blend import Recognised, best_of, stacked
+    from miaobi.refine.blend import blend as mixed
+    from miaobi.refine.picture import open_picture
+
+    images = stacked([open_picture(path)[0] for path in pictures])
+    if method != "best":
+        save_png(output, to_picture(mixed(images, method)))
+        click.echo(f"wrote {output}")
+        return
+    if judge is None or concept is None:
+        raise InputError("method best needs --judge and --concept; train a judge as recipes/emoji does.")
+    made, index = best_of(images, Recognised(judge, concept))
+    save_png(output, to_picture(made))
+    click.echo(f"wrote {output}, which is {pictures[index]}")
+
+
+@cli.command()
 @click.argument("picture", type=_PATH)
 @click.argument("name")
 @click.option("--style", help="Style that PICTURE has.  [default: that of the most similar picture]")
@@ -324,9 +358,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("miaobi"):
             raise
-        extra = _EXTRAS.get(error.name.partition(".")[0], "train")
         return _fail(
-            f"{error.name} is not installed; run: pip install 'miaobi[{extra}]'", MachineError.exit_code
+            f"{error.name} is not installed; run: pip install 'miaobi[train]'", MachineError.exit_code
         )
     except BrokenPipeError:  # the reader of a pipe went away; keep Python from complaining again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from miaobi.errors import InputError
 from miaobi.images import Float
 from miaobi.refine import stage
 from miaobi.refine.enhance import Denoise, Sharpen
-from miaobi.refine.stage import Subject, parse, refine
+from miaobi.refine.stage import Subject, parse, refine, report
 
 
 @dataclass(frozen=True)
@@ -90,5 +90,6 @@ def test_steps_tell_what_was_done(drawn: Float) -> None:
     assert steps[0].name == "fill"
     assert steps[0].settings == {"value": 0.5, "scale": 1, "loud": True}
     assert steps[0].ms >= 0
-    assert str(steps[0]).startswith("fill (value 0.5, scale 1, loud True): ")
-    assert str(steps[0]).endswith("ms, 32x32 px")
+    (row,) = report(steps)
+    assert row.startswith("fill ")
+    assert row.endswith("ms, 32x32 px (value 0.5, scale 1, loud True)")

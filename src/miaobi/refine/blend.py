@@ -20,6 +20,15 @@ Score = Callable[[Float], npt.NDArray[np.floating]]
 """Pictures (B, 4, H, W) to one number each, (B,); more is better."""
 
 
+def stacked(images: Sequence[Float]) -> Float:
+    """Pictures (4, H, W) as (B, 4, H, W); raises `InputError` where their sizes differ."""
+    sizes = {one.shape[1:] for one in images}
+    if len(sizes) > 1:
+        told = ", ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        raise InputError(f"the pictures have different sizes ({told} px); give pictures of one size.")
+    return np.stack(images)
+
+
 def blend(
     images: Float,
     method: str = "laplacian",

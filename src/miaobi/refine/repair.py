@@ -14,6 +14,7 @@ from miaobi.drawing import Edit
 from miaobi.errors import InputError
 from miaobi.images import Float, from_uint8, resized
 from miaobi.pipeline import load
+from miaobi.refine.arrays import library
 from miaobi.refine.stage import Subject
 
 
@@ -133,8 +134,7 @@ def to_square(image: Float, size: int) -> tuple[Float, Callable[[Float], Float]]
 
 
 def _classical(image: Float, mask: Float, method: str) -> Float:
-    import cv2
-
+    cv2 = library("cv2")
     holes = (mask > 0.5).astype(np.uint8)
     how = cv2.INPAINT_TELEA if method == "telea" else cv2.INPAINT_NS
     pixels = np.rint((np.moveaxis(image, 0, -1) + 1) * 127.5).astype(np.uint8)
