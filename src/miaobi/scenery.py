@@ -1,6 +1,7 @@
 """Backdrops for scenes: sky, ground and what stands about, by the kinds of place that prompts name."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -76,8 +77,9 @@ PLAIN = Scenery(((236, 240, 246), (250, 250, 252)), ((226, 230, 238), (208, 214,
 """For places nobody described."""
 
 
+@lru_cache(8)
 def backdrop(of: Scenery, size_px: int) -> Float:
-    """The picture of sky and ground, (4, size_px, size_px) float32 in [-1, 1], opaque."""
+    """The picture of sky and ground, (4, size_px, size_px) float32 in [-1, 1], opaque; not to be written to."""
     at = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
     x, y = np.meshgrid(at, at)
     edge = of.horizon + (0.025 * np.cos(2.6 * np.pi * x + 0.6) if of.horizon < 1 else 0 * x)
@@ -86,7 +88,9 @@ def backdrop(of: Scenery, size_px: int) -> Float:
     ground = _gradient(of.ground, np.asarray((y - edge) / max(1 - of.horizon, 1e-3)))
     opaque = np.full((1, size_px, size_px), 255, np.float32)
     colour = np.concatenate([sky + below * (ground - sky), opaque])
-    return np.asarray(colour / 127.5 - 1, np.float32)
+    picture = np.asarray(colour / 127.5 - 1, np.float32)
+    picture.setflags(write=False)
+    return picture
 
 
 def _gradient(colours: tuple[Colour, Colour], share: npt.NDArray[np.floating]) -> Float:

@@ -61,7 +61,7 @@ def test_the_mask_keeps_the_outside(drawn: Float) -> None:
 
 
 def test_a_mask_of_another_size_is_refused(drawn: Float) -> None:
-    with pytest.raises(InputError, match="the mask is 16x32 and the picture 32x32 px"):
+    with pytest.raises(InputError, match="the mask is 16x32 px and the picture 32x32 px"):
         refine(Subject(drawn, np.ones((32, 16), np.float32)), [Fill()])
 
 

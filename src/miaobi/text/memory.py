@@ -30,6 +30,7 @@ UInt8 = npt.NDArray[np.uint8]
 _LEVELS = 16  # 4 bits; level q stands for (q - 7.5) * scale
 _CONCEPTS_SEARCHED = 16
 _CHUNK = 1024
+_FEW = 16
 
 
 class Neighbours(NamedTuple):
@@ -188,7 +189,10 @@ def rank_concepts(
     ranked, scores = np.empty((len(embeddings), top), np.int64), np.empty((len(embeddings), top), np.float32)
     for begin in range(0, len(embeddings), _CHUNK):
         rows = slice(begin, begin + _CHUNK)
-        best = np.maximum.reduceat(np.asarray(embeddings[rows], np.float32) @ sorted_keys.T, starts, axis=1)
+        asked = np.asarray(embeddings[rows], np.float32)
+        # the threads of BLAS would spin on while the graphs run; einsum has none, and few rows need none
+        product = np.einsum("bd,kd->bk", asked, sorted_keys) if len(asked) <= _FEW else asked @ sorted_keys.T
+        best = np.maximum.reduceat(product, starts, axis=1)
         # an integer that sorts by score first and by concept number second
         rank = -np.rint(best * 1e4).astype(np.int64) * len(concepts) + np.arange(len(concepts))
         chosen = np.argpartition(rank, top - 1, axis=1)[:, :top]
