@@ -1,11 +1,12 @@
 """What each refinement stage does to pictures that were damaged in a known way.
 
-    python benchmarks/refine.py --data data/emoji -o docs/refine.md
+    python benchmarks/refine.py --data data/emoji --judge runs/classifier -o docs/refine.md
 
 Held-out pictures without a skin tone are damaged, refined and compared with what they were, over white; every
 figure is a mean with its 95 % bootstrap interval, every gain is paired. Settings were found on training
-pictures. Style transfer has no right answer: distances of style and content stand instead. Ends with one line
-of JSON. A new stage is one more `Case`, a new damage one more function in `DAMAGES`.
+pictures. Style transfer has no right answer: distances of style and content stand instead. With a judge, the
+stages that draw are measured too (`benchmarks/edit.py`); what enlarging is worth comes from the upscaler's card
+(`benchmarks/upscale.py`). Ends with one line of JSON. A new stage is one more `Case`, a new damage one more function in `DAMAGES`.
 """
 
 import json
@@ -274,13 +275,63 @@ def page(rows: Sequence[Row], style: dict[str, Figure | float], count: int, comm
     return "\n".join([*lines, f"| {' | '.join(cells)} |", ""])
 
 
+def drawing(found: Sequence[dict[str, Any]]) -> list[str]:
+    """The lines on stages that draw, from the rows of `benchmarks/edit.py`."""
+    lines = [
+        "",
+        "## Stages that draw",
+        "",
+        "By `benchmarks/edit.py`, on held-out pictures in their own styles, prompted with their English names.",
+        "PSNR counts every pixel and so prefers a smooth guess to a sharp one: OpenCV's inpainting is the better",
+        "choice for small holes in flat art, the generator's where something has to be drawn.",
+        "",
+        "| stage | on | measure | before | after | ms |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        before, after = (told(one[name], 2) for name in ("before", "after"))
+        lines.append(
+            f"| {one['stage']} | {one['on']} | {one['metric']} | {before} | {after} | {one['ms']:.0f} |"
+        )
+    return lines
+
+
+def enlarging() -> list[str]:
+    """The lines on `upscale`, from the card of the network inside the package."""
+    from miaobi.refine.upscale import shipped
+
+    card = shipped().card
+    lines = [
+        "",
+        "## Enlarging",
+        "",
+        f"`upscale`, by `benchmarks/upscale.py`, from the upscaler's card. {card['small pictures']}. {card['limits']}.",
+        "",
+        "| small pictures | scale | Lanczos: PSNR, SSIM | ours: PSNR, SSIM | gain |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in ("area", "rendered", "reconstructed"):
+        for scale in ("x4", "x2"):
+            key = f"{kind}/{scale}"
+            both = [
+                ", ".join(card[f"{key}/{who}/{what}"].partition(" [")[0] for what in ("psnr_db", "ssim"))
+                for who in ("lanczos", "ours")
+            ]
+            gain = card[f"{key}/gain_db"].partition(" ")[0]
+            lines.append(f"| {kind} | {scale} | {both[0]} | {both[1]} | {gain} dB |")
+    return lines
+
+
 @click.command(help=__doc__)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), default=Path("data/emoji"))
 @click.option("-n", "count", type=click.IntRange(2), default=50, show_default=True, help="Pictures.")
 @click.option("--only", default="", help="Only cases with this in their name, or `style`.")
+@click.option("--judge", type=click.Path(path_type=Path, exists=True), help="Run folder of the classifier.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the tables to this file.")
 @click.option("--sheets", type=click.Path(path_type=Path), help="Folder for before/after sheets.")
-def main(data: Path, count: int, only: str, out: Path | None, sheets: Path | None) -> None:
+def main(
+    data: Path, count: int, only: str, judge: Path | None, out: Path | None, sheets: Path | None
+) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -301,7 +352,11 @@ def main(data: Path, count: int, only: str, out: Path | None, sheets: Path | Non
                 sheets / f"{name}.png", images.contact_sheet(images.to_pil(pixels), columns=2 * SHOWN)
             )
     style = measure_style(dataset, pictures[: max(2, count // 5)]) if only in "style" else {}
-    text = page(rows, style, count, "python benchmarks/refine.py --data data/emoji -o docs/refine.md")
+    text = page(rows, style, count, "python benchmarks/refine.py --judge runs/classifier -o docs/refine.md")
+    if judge is not None:
+        import edit
+
+        text += "\n".join([*drawing(edit.rows(data, judge, count)), *enlarging(), ""])
     click.echo(text)
     if out is not None:
         out.write_text(text, "utf-8")

@@ -32,7 +32,7 @@ class Pipeline(Drawer):
 
     def __init__(self, bundle: Bundle, threads: int | None = None, device: str = "cpu") -> None:
         super().__init__(bundle, threads, device)
-        self._planners: dict[tuple[str, float], Planner] = {}
+        self._planner: tuple[object, Planner] | None = None
 
     def generate(
         self,
@@ -165,12 +165,13 @@ class Pipeline(Drawer):
     def _plans(self, texts: Sequence[str], expand: str | None, timeout_s: float) -> list[Plan | None]:
         if expand is None:
             return [None] * len(texts)
-        key = (expand, timeout_s)
-        if key not in self._planners:
-            self._planners[key] = make_planner(
+        asked = (expand, timeout_s, self.memory)  # which is another one after `remember`
+        if self._planner is None or self._planner[0] != asked:
+            made = make_planner(
                 expand, self.memory, self._encoder, timeout_s=timeout_s, expands=expand != "builtin"
             )
-        return [self._planners[key].plan(text) for text in texts]
+            self._planner = (asked, made)
+        return [self._planner[1].plan(text) for text in texts]
 
     def _checked(
         self,

@@ -79,7 +79,7 @@ PLAIN = Scenery(((236, 240, 246), (250, 250, 252)), ((226, 230, 238), (208, 214,
 
 @lru_cache(8)
 def backdrop(of: Scenery, size_px: int) -> Float:
-    """The picture of sky and ground, (4, size_px, size_px) float32 in [-1, 1], opaque; not to be written to."""
+    """Sky and ground, (4, size_px, size_px) float32 in [-1, 1], opaque; kept, and not to be written to."""
     at = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px
     x, y = np.meshgrid(at, at)
     edge = of.horizon + (0.025 * np.cos(2.6 * np.pi * x + 0.6) if of.horizon < 1 else 0 * x)

@@ -34,7 +34,7 @@ def test_a_remembered_picture_is_drawn_after_by_its_name_in_every_style(
     before = pipe.generate("Bo the fox", seed=1).pixels
     pipe.remember("Bo the fox", picture(), style="noto")
     for style in ("noto", "twemoji"):
-        receipt = pipe.generate("Bo the fox", seed=1, style=style, expand=None).receipt
+        receipt = pipe.generate("Bo the fox", seed=1, style=style).receipt
         assert receipt.neighbours == [["yours/Bo the fox"] * 3]
     after = pipe.generate("Bo the fox", seed=1).pixels
     assert not np.array_equal(before, after)
