@@ -5,8 +5,9 @@
 Warm: one picture (median, 95th percentile, by stage) and batches of 8, beside the PyTorch fp32 teacher with
 50 guided steps, and the arithmetic limit: the FLOPs of the graphs that really ran, divided by the rate of
 this machine's fp32 matrix product with the same threads. A scene at 512 px (plan, layers, composition,
-enlarging) beside single pictures in turn. Cold: `miaobi generate` from process start to file
-written, and peak memory; a first run, which brings the files into the page cache, is left out. `--install`
+enlarging) beside single pictures in turn, and what 10,000 remembered pictures add. Cold: `miaobi generate`
+from process start to file written, and peak memory; a first run, which brings the files into the page cache,
+is left out. `--install`
 adds the sizes of the wheel and of a fresh virtual environment with it. Ends with one line of JSON.
 """
 
@@ -103,6 +104,35 @@ def scene(pipe: Any, runs: int) -> Figures:
         **{f"scene_{stage}_ms": median(one[stage] for one in stages) for stage in stages[0]},
         "scene_times_single": median(a / b for a, b in zip(times[SCENE], times[PROMPT], strict=True)),
     }
+
+
+def remembering(model: str | None, threads: int | None, names: int, runs: int) -> Figures:
+    """What `names` remembered pictures add to the milliseconds of a picture: medians of runs in turn."""
+    from miaobi import load
+    from miaobi.text.remembered import Remembered, file_of
+
+    plain = load(model, threads=threads)
+    if "encoder.onnx" not in plain.bundle.files:
+        return {}
+    rng, size = np.random.default_rng(0), plain.memory.keys.shape[1]
+    keys = rng.standard_normal((names, size), dtype=np.float32)
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    latents = rng.standard_normal((names, *plain.bundle.latent_shape), dtype=np.float32).astype(np.float16)
+    with tempfile.TemporaryDirectory() as folder:
+        before, os.environ["MIAOBI_HOME"] = os.environ.get("MIAOBI_HOME"), folder
+        every = tuple(f"picture {number}" for number in range(names))
+        Remembered(every, keys, latents, np.zeros(names, np.int64)).save(file_of(plain.bundle))
+        full = load(model, threads=threads)
+        os.environ.pop("MIAOBI_HOME")
+        if before is not None:
+            os.environ["MIAOBI_HOME"] = before
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for seed in range(-3, runs):
+        for more, pipe in ((False, plain), (True, full)):
+            ms = pipe.generate(PROMPT, seed=abs(seed)).receipt.total_ms
+            times[more] += [ms] if seed >= 0 else []
+    added = median(more - less for less, more in zip(times[False], times[True], strict=True))
+    return {f"remembered_{names}_added_ms": added}
 
 
 def flops(path: Path, shapes: Mapping[str, Shape]) -> int:
@@ -302,6 +332,7 @@ def main(
     rate_before = gemm_rate(pipe.threads)
     figures |= warm(pipe, runs)
     figures |= scene(pipe, max(3, runs // 2))
+    figures |= remembering(model, threads, 10_000, runs)
     rate = max(rate_before, gemm_rate(pipe.threads))
     counted = picture_flops(pipe)
     figures |= {f"mflops_{name.removesuffix('.onnx')}": count / 1e6 for name, count in counted.items()}

@@ -5,8 +5,9 @@
 Held-out pictures without a skin tone are damaged, refined and compared with what they were, over white; every
 figure is a mean with its 95 % bootstrap interval, every gain is paired. Settings were found on training
 pictures. Style transfer has no right answer: distances of style and content stand instead. With a judge, the
-stages that draw are measured too (`benchmarks/edit.py`); what enlarging is worth comes from the upscaler's card
-(`benchmarks/upscale.py`). Ends with one line of JSON. A new stage is one more `Case`, a new damage one more function in `DAMAGES`.
+stages that draw are measured too (`benchmarks/edit.py`); what enlarging is worth comes from the upscaler's
+card (`benchmarks/upscale.py`). Ends with one line of JSON. A new stage is one more `Case`, a new damage one
+more function in `DAMAGES`.
 """
 
 import json
@@ -282,8 +283,8 @@ def drawing(found: Sequence[dict[str, Any]]) -> list[str]:
         "## Stages that draw",
         "",
         "By `benchmarks/edit.py`, on held-out pictures in their own styles, prompted with their English names.",
-        "PSNR counts every pixel and so prefers a smooth guess to a sharp one: OpenCV's inpainting is the better",
-        "choice for small holes in flat art, the generator's where something has to be drawn.",
+        "PSNR counts every pixel and so prefers a smooth guess to a sharp one: OpenCV's inpainting is the",
+        "better choice for small holes in flat art, the generator's where something has to be drawn.",
         "",
         "| stage | on | measure | before | after | ms |",
         "|---|---|---|---|---|---|",
@@ -305,7 +306,8 @@ def enlarging() -> list[str]:
         "",
         "## Enlarging",
         "",
-        f"`upscale`, by `benchmarks/upscale.py`, from the upscaler's card. {card['small pictures']}. {card['limits']}.",
+        "`upscale`, by `benchmarks/upscale.py`, from the upscaler's card.",
+        f"{card['small pictures']}. {card['limits']}.",
         "",
         "| small pictures | scale | Lanczos: PSNR, SSIM | ours: PSNR, SSIM | gain |",
         "|---|---|---|---|---|",

@@ -58,6 +58,14 @@ PROMPTS = (
     "中国国旗",
 )
 COLUMNS = 8
+SCENES = (
+    "一只在花园里飞翔的彩色鹦鹉",
+    "two butterflies above a red house on the left, a sheep on the right, in a meadow",
+    "三只黄色的鸭子在湖里游泳",
+    "a rocket between two planets in space",
+    "一辆红色的汽车在街道上，旁边有一棵树",
+    "a penguin next to a snowman in the snow",
+)
 
 
 @click.command(help=__doc__)
@@ -66,18 +74,22 @@ COLUMNS = 8
     "-o", "--output", type=click.Path(path_type=Path), default="contact_sheet.png", show_default=True
 )
 @click.option("--style", help="Draw all in this style.  [default: every style in turn]")
-def main(model: str | None, output: Path, style: str | None) -> None:
+@click.option("--scenes", is_flag=True, help="Draw six scenes at four times the size instead.")
+def main(model: str | None, output: Path, style: str | None, scenes: bool) -> None:
     check_writable(output)
     pipe = load(model)
     styles = [style] if style else pipe.bundle.styles
     pictures: list[Image.Image] = []
-    with click.progressbar(PROMPTS, label="drawing") as prompts:
+    asked, columns, scale = (SCENES, 3, 4) if scenes else (PROMPTS, COLUMNS, 2)
+    with click.progressbar(asked, label="drawing") as prompts:
         for number, prompt in enumerate(prompts):
             style_of = styles[number // 2 % len(styles)]
-            pictures += pipe.generate(prompt, seed=number, style=style_of, size_px=2 * pipe.bundle.size_px)
-    save_png(output, contact_sheet(pictures, COLUMNS))
-    for row in range(0, len(PROMPTS), COLUMNS):
-        click.echo(f"{row // COLUMNS + 1}. " + " · ".join(PROMPTS[row : row + COLUMNS]))
+            pictures += pipe.generate(
+                prompt, seed=number, style=style_of, size_px=scale * pipe.bundle.size_px
+            )
+    save_png(output, contact_sheet(pictures, columns))
+    for row in range(0, len(asked), columns):
+        click.echo(f"{row // columns + 1}. " + " · ".join(asked[row : row + columns]))
 
 
 if __name__ == "__main__":
