@@ -183,7 +183,7 @@ def measure(case: Case, pictures: Sequence[Float]) -> Row:
 
 
 def measure_style(dataset: Dataset, pictures: Sequence[Float], sources: int = 4) -> dict[str, Figure | float]:
-    """Style and content distance, before and after, of `pictures` in the styles of training pictures.
+    """Style and content distance, before and after, of `pictures` in the styles of training pictures in turn.
 
     Distances are relative: |Gram - Gram of the style|² / |Gram of the style|² and the same of feature maps.
     """
@@ -204,22 +204,23 @@ def measure_style(dataset: Dataset, pictures: Sequence[Float], sources: int = 4)
         name: [] for name in ("style before", "style after", "content after", "ms")
     }
     with TemporaryDirectory() as folder:
-        for number, index in enumerate(np.random.default_rng(1).choice(plain, sources, replace=False)):
-            path = Path(folder) / f"{number}.png"
-            images.save_png(path, images.to_pil(dataset.images[index][None])[0])
-            for picture in pictures:
-                stage = gatys.Style(str(path))
-                started = time.perf_counter()
-                made = stage(Subject(picture))
-                found["ms"].append((time.perf_counter() - started) * 1000)
-                shown = stage.shown(max(picture.shape[1:]))
-                with torch.no_grad():
-                    wanted = gatys.grams(*features(shown))
-                    content, alpha = features(picture)
-                    drawn, _ = features(made)
-                    for name, maps in (("style before", content), ("style after", drawn)):
-                        found[name].append(float(gatys.gram_distance(gatys.grams(maps, alpha), wanted)))
-                    found["content after"].append(float(gatys.relative_distance(drawn, content)))
+        paths = []
+        for index in np.random.default_rng(1).choice(plain, sources, replace=False):
+            paths.append(Path(folder) / f"{index}.png")
+            images.save_png(paths[-1], images.to_pil(dataset.images[index][None])[0])
+        for number, picture in enumerate(pictures):
+            stage = gatys.Style(str(paths[number % sources]))
+            started = time.perf_counter()
+            made = stage(Subject(picture))
+            found["ms"].append((time.perf_counter() - started) * 1000)
+            shown = stage.shown(max(picture.shape[1:]))
+            with torch.no_grad():
+                wanted = gatys.grams(*features(shown))
+                content, alpha = features(picture)
+                drawn, _ = features(made)
+                for name, maps in (("style before", content), ("style after", drawn)):
+                    found[name].append(float(gatys.gram_distance(gatys.grams(maps, alpha), wanted)))
+                found["content after"].append(float(gatys.relative_distance(drawn, content)))
     figures: dict[str, Figure | float] = {
         name: quality.mean_figure(np.array(values)) for name, values in found.items() if name != "ms"
     }
@@ -282,7 +283,7 @@ def drawing(found: Sequence[dict[str, Any]]) -> list[str]:
         "",
         "## Stages that draw",
         "",
-        "By `benchmarks/edit.py`, on held-out pictures in their own styles, prompted with their English names.",
+        "By `benchmarks/edit.py`, on held-out pictures in their own styles, prompted by English names.",
         "PSNR counts every pixel and so prefers a smooth guess to a sharp one: OpenCV's inpainting is the",
         "better choice for small holes in flat art, the generator's where something has to be drawn.",
         "",
@@ -353,7 +354,7 @@ def main(
             images.save_png(
                 sheets / f"{name}.png", images.contact_sheet(images.to_pil(pixels), columns=2 * SHOWN)
             )
-    style = measure_style(dataset, pictures[: max(2, count // 5)]) if only in "style" else {}
+    style = measure_style(dataset, pictures) if only in "style" else {}
     text = page(rows, style, count, "python benchmarks/refine.py --judge runs/classifier -o docs/refine.md")
     if judge is not None:
         import edit

@@ -61,9 +61,7 @@ SCENERIES = {
     "sunset": Scenery(_DUSK, ((120, 84, 110), (70, 50, 84)), 0.72, (("sun", _HIGH_RIGHT),)),
     "sunrise": Scenery(((140, 190, 235), (255, 214, 150)), _GRASS, 0.72, (("sun", _HIGH_RIGHT),)),
     "night": Scenery(_NIGHT, _DARK, 0.8, (("crescent moon", _HIGH_LEFT), ("star", _HIGH_RIGHT))),
-    "space": Scenery(
-        ((6, 8, 28), (32, 22, 66)), _DARK, 1.0, (("ringed planet", _HIGH_LEFT), ("star", _HIGH_RIGHT))
-    ),
+    "space": Scenery(((6, 8, 28), (32, 22, 66)), _DARK, 1.0, (("comet", _HIGH_RIGHT),)),
     "city": Scenery(_DAY, _STONE, 0.66, (("office building", _LOW_LEFT), ("house", _LOW_RIGHT))),
     "room": Scenery(
         ((250, 236, 214), (244, 222, 192)),
