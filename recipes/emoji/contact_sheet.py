@@ -74,13 +74,13 @@ SCENES = (
     "-o", "--output", type=click.Path(path_type=Path), default="contact_sheet.png", show_default=True
 )
 @click.option("--style", help="Draw all in this style.  [default: every style in turn]")
-@click.option("--scenes", is_flag=True, help="Draw six scenes at four times the size instead.")
+@click.option("--scenes", is_flag=True, help="Draw six scenes instead, four times as large.")
 def main(model: str | None, output: Path, style: str | None, scenes: bool) -> None:
     check_writable(output)
     pipe = load(model)
     styles = [style] if style else pipe.bundle.styles
     pictures: list[Image.Image] = []
-    asked, columns, scale = (SCENES, 3, 4) if scenes else (PROMPTS, COLUMNS, 2)
+    asked, columns, scale = (SCENES, 3, 4) if scenes else (PROMPTS, COLUMNS, 1)
     with click.progressbar(asked, label="drawing") as prompts:
         for number, prompt in enumerate(prompts):
             style_of = styles[number // 2 % len(styles)]

@@ -5,17 +5,16 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from miaobi.images import Float
+from miaobi.images import Float, resized
 
 TILE_PX = 256
 """Side of the tiles that a large picture is cut into, so that memory for hidden layers stays bounded."""
 
 
 def resample(picture: Float, scale: float, method: Image.Resampling = Image.Resampling.LANCZOS) -> Float:
-    """A picture (C, H, W) in [-1, 1] with its sides times `scale`, rounded; by Pillow, clipped to [-1, 1]."""
+    """A picture (C, H, W) in [-1, 1] with its sides times `scale`, rounded."""
     height, width = (round(scale * side) for side in picture.shape[1:])
-    channels = [np.asarray(Image.fromarray(one).resize((width, height), method)) for one in picture]
-    return np.asarray(np.clip(np.stack(channels), -1, 1), np.float32)
+    return resized(picture, height, width, method)
 
 
 def shrink(picture: Float, factor: int) -> Float:
