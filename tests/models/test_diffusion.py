@@ -5,7 +5,7 @@ from torch import nn
 from miaobi import sampling
 from miaobi.models.backbone import BackboneConfig, Condition
 from miaobi.models.diffusion import Diffusion, DiffusionConfig
-from miaobi.models.layers import Attention, RMSNorm, patchify, unpatchify
+from miaobi.models.layers import Attention, RMSNorm, patchify, recompute_inside, unpatchify
 
 TINY = BackboneConfig(
     styles=3, latent_shape=(4, 4, 4), text_width=8, neighbours=2, width=16, depth=2, heads=2
@@ -181,3 +181,15 @@ def test_text_alone() -> None:
     one, noise = condition(2), torch.randn(2, 4, 4, 4)
     other = Condition(one.text + 1, *(getattr(one, n) for n in list(Condition.__dataclass_fields__)[1:]))
     assert not torch.allclose(model.sample(one, noise, 1, 1.0), model.sample(other, noise, 1, 1.0))
+
+
+def test_recomputing_gives_the_same_gradients() -> None:
+    latents, gradients = torch.randn(3, 4, 4, 4), []
+    for again in (False, True):
+        model = lively().train()
+        if again:
+            assert recompute_inside(model) == TINY.depth + TINY.context_depth
+        model.loss(latents, condition(3), torch.Generator().manual_seed(0))["flow"].backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert len(gradients[0]) > 10
+    torch.testing.assert_close(gradients[0], gradients[1])

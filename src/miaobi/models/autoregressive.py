@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from miaobi import sampling
 from miaobi.models import fsq
 from miaobi.models.backbone import BackboneConfig, Condition
-from miaobi.models.layers import RMSNorm, patchify, unpatchify
+from miaobi.models.layers import Recomputable, RMSNorm, patchify, unpatchify
 
 MAX_TEXT = 32  # text tokens that have a position of their own
 
@@ -58,7 +58,7 @@ Cache = tuple[Tensor, Tensor]
 """Keys and values (B, kv_heads, M, d) of the tokens so far, keys already turned."""
 
 
-class CausalBlock(nn.Module):
+class CausalBlock(Recomputable):
     """Pre-norm grouped-query attention and SwiGLU."""
 
     def __init__(self, width: int, heads: int, kv_heads: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from miaobi.models.layers import MLP, Attention, Block, patchify, sinusoid, unpatchify
+from miaobi.models.layers import MLP, Attention, Block, Recomputable, patchify, sinusoid, unpatchify
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Condition:
         return self.drop(everywhere, everywhere, everywhere, none)
 
 
-class BackboneBlock(nn.Module):
+class BackboneBlock(Recomputable):
     """Attention over picture and context, then an MLP, both modulated by time, style and pooled text
     (adaLN-zero).
     """

@@ -1,10 +1,12 @@
 """Layers that the transformers share."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class RMSNorm(nn.Module):
@@ -70,7 +72,28 @@ class MLP(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class Recomputable(nn.Module):
+    """A module that, when told to, forgets what is inside it after the forward pass and computes it again for
+    the backward pass: less memory for a third more work (Chen et al. 2016, arXiv:1604.06174).
+    """
+
+    recompute = False
+
+    def __call__(self, *args: Any) -> Any:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return super().__call__(*args)
+        return checkpoint(super().__call__, *args, use_reentrant=False)
+
+
+def recompute_inside(model: nn.Module) -> int:
+    """Tell every `Recomputable` in the model to do so; how many there are."""
+    found = [module for module in model.modules() if isinstance(module, Recomputable)]
+    for module in found:
+        module.recompute = True
+    return len(found)
+
+
+class Block(Recomputable):
     """A pre-norm transformer block."""
 
     def __init__(self, width: int, heads: int) -> None:

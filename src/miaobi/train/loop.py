@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from miaobi.errors import TrainingError
 from miaobi.files import atomic_write
+from miaobi.models.layers import recompute_inside
 from miaobi.train import workers
 
 Batch = Any
@@ -79,6 +80,10 @@ class Schedule:
     """Seed of data order, augmentation and noise."""
     checkpoint_every_s: float = 120
     """Seconds between checkpoints."""
+    recompute: bool = False
+    """Compute the inside of transformer blocks again for the backward pass instead of keeping it
+    (activation checkpointing): less memory, slower.
+    """
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 where the device computes it faster, otherwise fp32."""
 
@@ -226,6 +231,8 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
             f"batch_size = {schedule.batch_size} cannot be shared by {workers.count()} workers in "
             f"{schedule.accumulate} parts each; choose a multiple of {parts}"
         )
+    if schedule.recompute and not recompute_inside(task.model):
+        raise TrainingError("recompute = true, but this model has no transformer blocks; leave it out")
     seed = schedule.seed + (workers.rank() << 24)
     on = next(task.model.parameters()).device
     dtype = precision(schedule.precision, on)
