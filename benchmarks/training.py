@@ -2,9 +2,9 @@
 
     python benchmarks/training.py [--recipe recipes/emoji/generator.toml] [--steps 6] [--threads 2]
 
-The generator of a recipe takes steps on made-up latents and captions, each setting in a process of its own, all
-beside the plain one (fp32, whole batch, everything kept, all blocks distinct). Time is the median of a step,
-memory the highest of the process. Ends with one line of JSON.
+The generator of a recipe takes steps on made-up latents and captions, each setting in a process of its own,
+all beside the plain one (fp32, whole batch, everything kept, all blocks distinct). Time is the median of a
+step, memory the highest of the process. Ends with one line of JSON.
 """
 
 import json

@@ -129,8 +129,10 @@ class Pipeline(Drawer):
                 layers.append(parts)
                 if on_progress and len(jobs) > len(sketches) * n:
                     on_progress(1)
+        with timed(stages, "compose"):
+            pixels = images.to_uint8(np.stack(pictures))
         receipt = Receipt(
-            prompts=[text for text, _ in clean],
+            prompts=texts,
             expanded=[plan.expanded if plan else None for plan in plans],
             scenes=[
                 None if sketch.single or plan is None else plan.scene.to_json()
@@ -160,7 +162,7 @@ class Pipeline(Drawer):
             ignored=[*notes, *drawn.ignored, *(note for sketch in sketches for note in sketch.notes)],
             fallbacks=[*self._fallbacks, *(note for plan in plans if plan for note in plan.notes)],
         )
-        return Generation(images.to_uint8(np.stack(pictures)), receipt, layers)
+        return Generation(pixels, receipt, layers)
 
     def _plans(self, texts: Sequence[str], expand: str | None, timeout_s: float) -> list[Plan | None]:
         if expand is None:
