@@ -8,6 +8,7 @@ from miaobi.text.draft import Draft, Index, Look, Noun, plain_chinese
 from miaobi.text.lexicon import (
     BACKGROUNDS,
     COLOURS,
+    RELATIONS,
     ZH_AT,
     ZH_DIGITS,
     ZH_HAVE,
@@ -49,6 +50,12 @@ _ONE_PAIR = {"筷子", "袜子", "手套", "鞋子"}
 _NO_MEASURE = {"一", "多", "数"}  # count only before a measure word
 _ACTING = re.compile("[\u4e00-\u9fff](在|着)")
 _LATIN = re.compile(r"[a-z0-9]+(?: [a-z0-9]+)*")
+_MOVING = set("飞游跑走跳")
+_TOWARDS = re.compile("[向往朝](?:[前后左右上下外里内远](?![面边方侧]))")
+_FROM = {"从": "at", "向": "skip", "往": "skip"}
+_OPEN_PLACES = {word for kind in ("night", "rain", "sunset", "sunrise") for word in BACKGROUNDS[kind]}
+"""Times and weather, which lie around a thing and do not describe it."""
+_LOCATIVE = tuple("上中下里边底间顶头端")
 _PART = ("above", "below", "left", "right")
 
 
@@ -105,11 +112,18 @@ class Chinese:
     acted: bool = False
     """Whether a verb stood before the last noun, so that 的 ends a clause."""
 
+    topic: int | None = None
+    """What the clause before was about."""
+    begun: int = 0
+    """How many things there were when this clause began."""
+    leaves: bool = False
+    """Whether the place is one that something comes from."""
+
     def read(self) -> Draft:
         tokens = self._tokens(plain_chinese(self.prompt))
         for position, token in enumerate(tokens):
             getattr(self, f"_on_{token.kind}")(token, tokens[position + 1 :])
-        self._end_place()
+        self._end_clause()
         return self.draft
 
     def _tokens(self, text: str) -> list[_Token]:
@@ -147,6 +161,9 @@ class Chinese:
             elif (acting := self._acting(found, text, at)) and known < 2 and not label:
                 found.append(_Token("at" if acting[1] == "在" else "have", acting[0]))
                 at += 2
+            elif (leads := self._leads(found, text, at)) and not known and not label:
+                found.append(_Token(*leads))
+                at += len(leads[1])
             elif count_after and not known:
                 found.append(_Token("count", "1"))
                 at += 1
@@ -174,6 +191,20 @@ class Chinese:
         within = bool(found) and found[-1].kind == "noun" and not found[-1].label
         return None if acting and acting[1] == "在" and within else acting
 
+    def _leads(self, found: list[_Token], text: str, at: int) -> tuple[str, str] | None:
+        """从, 向 or 往 where it leads to a place or direction and is no part of an unknown noun."""
+        if towards := _TOWARDS.match(text, at):
+            return "skip", towards[0]
+        if text[at] not in _FROM or at + 1 >= len(text):
+            return None
+        longest = max(
+            (n for n in range(1, 5) if text[at + 1 : at + 1 + n] in _WORDS.keys() | self.index.chinese), default=0
+        )
+        before = found[-1] if found else None
+        within = before is not None and before.kind == "noun" and not before.label
+        after_name = before is not None and before.kind == "noun" and before.label
+        return (_FROM[text[at]], text[at]) if after_name or longest > within else None
+
     def _ends_place(self, text: str, at: int) -> bool:
         """Whether a place of one character ends here, so that 屋顶 is not 屋."""
         return at >= len(text) or text[at] in _WORDS or bool(_COUNT.match(text, at))
@@ -181,7 +212,7 @@ class Chinese:
     def _compounds(self, tokens: list[_Token]) -> list[_Token]:
         """Join the parts of a noun that is known in part: 毛线 + 球, 木 + 椅子; skip unknown verbs."""
         found: list[_Token] = []
-        for token in tokens:
+        for token in self._described(tokens):
             before = found[-1] if found else None
             if token.kind == "noun" and not token.label and before is not None and before.kind == "size":
                 known = {"small": "小", "large": "大"}[before.value]
@@ -195,6 +226,37 @@ class Chinese:
             else:
                 found.append(_Token("skip", token.value))
         return found
+
+    def _described(self, tokens: list[_Token]) -> list[_Token]:
+        """Join what describes a noun to it: a place (太空 + 站) or a verb of motion (飞 + 船)."""
+        found: list[_Token] = []
+        for token in tokens:
+            if token.kind == "noun" and found and found[-1].kind == "skip" and found[-1].value in _MOVING:
+                before = found[-2].kind if len(found) > 1 else "count"
+                if len(token.value) == 1 and before in ("count", "colour", "size", "of", "place"):
+                    token = _Token("noun", found.pop().value + token.value, True)
+            before_place = found[-2].kind if len(found) > 1 else ""
+            if token.kind == "noun" and found and found[-1].kind == "place" and before_place != "at":
+                place = found[-1].value
+                if place not in _OPEN_PLACES and not place.endswith(_LOCATIVE):
+                    token = _Token("noun", found.pop().value + token.value, True)
+            found.append(token)
+        return self._coloured(found)
+
+    def _coloured(self, tokens: list[_Token]) -> list[_Token]:
+        """A colour that a clause says of the thing before is "after": 三个气球，红色的; 房子是红色的."""
+        for position, token in enumerate(tokens):
+            following = tokens[position + 1].kind if position + 1 < len(tokens) else "comma"
+            before = tokens[position - 1] if position else _Token("", "")
+            said = before.kind == "comma" or before.value in ("是", "都", "全")
+            if token.kind == "colour" and following == "comma" and said:
+                token.kind = "after"
+        return tokens
+
+    def _on_after(self, token: _Token, _rest: list[_Token]) -> None:
+        number = self.topic if self.topic is not None and not self.group else len(self.draft.nouns) - 1
+        if number >= 0 and self.draft.nouns[number].colour is None:
+            self.draft.nouns[number].colour = token.value
 
     def _on_skip(self, token: _Token, _rest: list[_Token]) -> None:
         if self.at and self.group:
@@ -211,10 +273,24 @@ class Chinese:
         self.acted = self.acted or self.waiting is None
 
     def _on_comma(self, _token: _Token, _rest: list[_Token]) -> None:
-        self._end_place()
+        self._end_clause()
         if self.waiting and self.waiting.used:
             self.waiting = None
         self.group, self.joined, self.acted, self.object = [], False, False, False
+
+    def _end_clause(self) -> None:
+        """Give a place that nothing was said to be at to what the clause before was about."""
+        self._end_place()
+        new = range(self.begun, len(self.draft.nouns))
+        waiting = self.waiting
+        if waiting and not waiting.used and self.topic is not None and set(new) == set(waiting.to) != set():
+            if waiting.word in RELATIONS:
+                self.draft.relate([self.topic], waiting.word, waiting.to)
+                self.waiting = None
+        elif new:
+            targets = {one for number in new for one in (self.draft.nouns[number].relation or ("", ()))[1]}
+            self.topic = next((number for number in new if number not in targets), self.topic)
+        self.begun = len(self.draft.nouns)
 
     def _on_join(self, token: _Token, _rest: list[_Token]) -> None:
         self.joined = token.value != "带着"
@@ -224,8 +300,9 @@ class Chinese:
             self.worn, self.subjects = True, list(self.group)
             self._set_aside()
 
-    def _on_at(self, _token: _Token, _rest: list[_Token]) -> None:
+    def _on_at(self, token: _Token, _rest: list[_Token]) -> None:
         self._end_place()
+        self.leaves = token.value == "从"
         self.at, self.subjects, self.group = True, list(self.group), []
         self._set_aside()
 
@@ -304,7 +381,7 @@ class Chinese:
         else:
             to = targets or self.about if word != "above" or targets else ()
             if not targets and word not in _PART and not self.about:
-                to = ()
+                to = () if self.topic is None else (self.topic,)
             self.waiting = _Waiting(word, to)
             self.group = []
         if targets:
@@ -316,7 +393,7 @@ class Chinese:
     def _end_place(self) -> None:
         """A place without 里 or 上: "在桌子旁" was read before, "坐在椅子" is on it."""
         if self.at:
-            if self.subjects and self.group:
+            if self.subjects and self.group and not self.leaves:
                 self.draft.relate(self.subjects, "on", self.group)
             self.at = False
 
