@@ -14,7 +14,8 @@ _OPENING = re.compile(
     r"(?:you\s+to\s+)?|(?:can|could|would|will)\s+(?:you|i)\s+)?(?:please\s+)?"
     r"(?:(?:give|make|draw|show|create|generate|paint|design|get|have|render|sketch|send)\s+"
     r"(?:(?:me|us)\s+)?)?(?:please\s+)?"
-    rf"(?:(?:an?|the|one|some)\s+(?:\w+\s+)?{_PICTURE}(?:\s+(?:of|showing|where|in which|that shows)\s+|\s*:\s*))?",
+    rf"(?:(?:an?|the|one|some)\s+(?:\w+\s+)?{_PICTURE}"
+    r"(?:\s+(?:of|showing|where|in which|that shows)\s+|\s*:\s*))?",
     re.IGNORECASE,
 )
 _SKIN_WORDS = "|".join(
@@ -47,7 +48,7 @@ _SKIN_ZH = re.compile(
 
 
 def without_asides(prompt: str) -> str:
-    """The prompt without an opening that only asks for a picture, and without words for skin; it may be empty.
+    """The prompt without an opening that only asks for a picture and without words for skin; maybe empty.
 
     "I want a picture of a cat" is "a cat", "一个黑皮肤的医生" is "一个医生".
     """

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 
+from miaobi.text.compounds import Token, described
 from miaobi.text.draft import Draft, Index, Look, Noun, plain_chinese
 from miaobi.text.lexicon import (
     BACKGROUNDS,
@@ -50,20 +51,9 @@ _ONE_PAIR = {"筷子", "袜子", "手套", "鞋子"}
 _NO_MEASURE = {"一", "多", "数"}  # count only before a measure word
 _ACTING = re.compile("[\u4e00-\u9fff](在|着)")
 _LATIN = re.compile(r"[a-z0-9]+(?: [a-z0-9]+)*")
-_MOVING = set("飞游跑走跳")
 _TOWARDS = re.compile("[向往朝](?:[前后左右上下外里内远](?![面边方侧]))")
 _FROM = {"从": "at", "向": "skip", "往": "skip"}
-_OPEN_PLACES = {word for kind in ("night", "rain", "sunset", "sunrise") for word in BACKGROUNDS[kind]}
-"""Times and weather, which lie around a thing and do not describe it."""
-_LOCATIVE = tuple("上中下里边底间顶头端")
 _PART = ("above", "below", "left", "right")
-
-
-@dataclass
-class _Token:
-    kind: str
-    value: str
-    label: bool = False
 
 
 @dataclass
@@ -126,8 +116,8 @@ class Chinese:
         self._end_clause()
         return self.draft
 
-    def _tokens(self, text: str) -> list[_Token]:
-        found: list[_Token] = []
+    def _tokens(self, text: str) -> list[Token]:
+        found: list[Token] = []
         at = 0
         while at < len(text):
             known = next(
@@ -153,22 +143,22 @@ class Chinese:
             if counted and counted >= known and (counted >= label or label < 3):
                 assert count is not None
                 value = ZH_DIGITS.get(count[1]) or int(count[1])
-                found.append(_Token("count", str(value)))
+                found.append(Token("count", str(value)))
                 at += counted
             elif label and label >= known and text[at : at + label] not in _PLACES:
-                found.append(_Token("noun", text[at : at + label], True))
+                found.append(Token("noun", text[at : at + label], True))
                 at += label
             elif (acting := self._acting(found, text, at)) and known < 2 and not label:
-                found.append(_Token("at" if acting[1] == "在" else "have", acting[0]))
+                found.append(Token("at" if acting[1] == "在" else "have", acting[0]))
                 at += 2
             elif (leads := self._leads(found, text, at)) and not known and not label:
-                found.append(_Token(*leads))
+                found.append(Token(*leads))
                 at += len(leads[1])
             elif count_after and not known:
-                found.append(_Token("count", "1"))
+                found.append(Token("count", "1"))
                 at += 1
             elif known:
-                found.append(_Token(*_WORDS[text[at : at + known]]))
+                found.append(Token(*_WORDS[text[at : at + known]]))
                 at += known
             else:
                 latin = _LATIN.match(text, at)
@@ -176,7 +166,7 @@ class Chinese:
                 if found and found[-1].kind == "noun" and not found[-1].label and not latin:
                     found[-1].value += text[at]
                 elif unicodedata.category(text[at])[0] in "LNS":
-                    found.append(_Token("noun", text[at : at + length]))
+                    found.append(Token("noun", text[at : at + length]))
                 at += length
         return self._compounds(found)
 
@@ -185,20 +175,21 @@ class Chinese:
         following = text[at + 1 : at + 2]
         return bool(following) and following not in ZH_MEASURES
 
-    def _acting(self, found: list[_Token], text: str, at: int) -> re.Match[str] | None:
+    def _acting(self, found: list[Token], text: str, at: int) -> re.Match[str] | None:
         """A verb of one character before 在 or 着, where it cannot be the end of an unknown noun."""
         acting = _ACTING.match(text, at)
         within = bool(found) and found[-1].kind == "noun" and not found[-1].label
         return None if acting and acting[1] == "在" and within else acting
 
-    def _leads(self, found: list[_Token], text: str, at: int) -> tuple[str, str] | None:
+    def _leads(self, found: list[Token], text: str, at: int) -> tuple[str, str] | None:
         """从, 向 or 往 where it leads to a place or direction and is no part of an unknown noun."""
         if towards := _TOWARDS.match(text, at):
             return "skip", towards[0]
         if text[at] not in _FROM or at + 1 >= len(text):
             return None
+        ahead = [text[at + 1 : at + 1 + length] for length in range(1, 5)]
         longest = max(
-            (n for n in range(1, 5) if text[at + 1 : at + 1 + n] in _WORDS.keys() | self.index.chinese), default=0
+            (len(word) for word in ahead if word in _WORDS or word in self.index.chinese), default=0
         )
         before = found[-1] if found else None
         within = before is not None and before.kind == "noun" and not before.label
@@ -209,56 +200,30 @@ class Chinese:
         """Whether a place of one character ends here, so that 屋顶 is not 屋."""
         return at >= len(text) or text[at] in _WORDS or bool(_COUNT.match(text, at))
 
-    def _compounds(self, tokens: list[_Token]) -> list[_Token]:
+    def _compounds(self, tokens: list[Token]) -> list[Token]:
         """Join the parts of a noun that is known in part: 毛线 + 球, 木 + 椅子; skip unknown verbs."""
-        found: list[_Token] = []
-        for token in self._described(tokens):
+        found: list[Token] = []
+        for token in described(tokens):
             before = found[-1] if found else None
             if token.kind == "noun" and not token.label and before is not None and before.kind == "size":
                 known = {"small": "小", "large": "大"}[before.value]
-                found.append(_Token("noun", known + token.value))  # 小朋友 is more than a small 朋友
+                found.append(Token("noun", known + token.value))  # 小朋友 is more than a small 朋友
             elif token.kind != "noun" or before is None or before.kind != "noun":
                 found.append(token)
             elif len(token.value) == 1 or not before.label:
-                found[-1] = _Token("noun", before.value + token.value, True)
+                found[-1] = Token("noun", before.value + token.value, True)
             elif token.label or self.index.noun(token.value, self.look):
                 found.append(token)
             else:
-                found.append(_Token("skip", token.value))
+                found.append(Token("skip", token.value))
         return found
 
-    def _described(self, tokens: list[_Token]) -> list[_Token]:
-        """Join what describes a noun to it: a place (太空 + 站) or a verb of motion (飞 + 船)."""
-        found: list[_Token] = []
-        for token in tokens:
-            if token.kind == "noun" and found and found[-1].kind == "skip" and found[-1].value in _MOVING:
-                before = found[-2].kind if len(found) > 1 else "count"
-                if len(token.value) == 1 and before in ("count", "colour", "size", "of", "place"):
-                    token = _Token("noun", found.pop().value + token.value, True)
-            before_place = found[-2].kind if len(found) > 1 else ""
-            if token.kind == "noun" and found and found[-1].kind == "place" and before_place != "at":
-                place = found[-1].value
-                if place not in _OPEN_PLACES and not place.endswith(_LOCATIVE):
-                    token = _Token("noun", found.pop().value + token.value, True)
-            found.append(token)
-        return self._coloured(found)
-
-    def _coloured(self, tokens: list[_Token]) -> list[_Token]:
-        """A colour that a clause says of the thing before is "after": 三个气球，红色的; 房子是红色的."""
-        for position, token in enumerate(tokens):
-            following = tokens[position + 1].kind if position + 1 < len(tokens) else "comma"
-            before = tokens[position - 1] if position else _Token("", "")
-            said = before.kind == "comma" or before.value in ("是", "都", "全")
-            if token.kind == "colour" and following == "comma" and said:
-                token.kind = "after"
-        return tokens
-
-    def _on_after(self, token: _Token, _rest: list[_Token]) -> None:
+    def _on_after(self, token: Token, _rest: list[Token]) -> None:
         number = self.topic if self.topic is not None and not self.group else len(self.draft.nouns) - 1
         if number >= 0 and self.draft.nouns[number].colour is None:
             self.draft.nouns[number].colour = token.value
 
-    def _on_skip(self, token: _Token, _rest: list[_Token]) -> None:
+    def _on_skip(self, token: Token, _rest: list[Token]) -> None:
         if self.at and self.group:
             self._end_place()
         elif self.at and token.value not in ("那", "这"):
@@ -269,10 +234,10 @@ class Chinese:
             self.object = bool(self.group) and self.waiting is None
         self.acted = self.acted or not self.draft.nouns
 
-    def _on_have(self, token: _Token, rest: list[_Token]) -> None:
+    def _on_have(self, token: Token, rest: list[Token]) -> None:
         self.acted = self.acted or self.waiting is None
 
-    def _on_comma(self, _token: _Token, _rest: list[_Token]) -> None:
+    def _on_comma(self, _token: Token, _rest: list[Token]) -> None:
         self._end_clause()
         if self.waiting and self.waiting.used:
             self.waiting = None
@@ -292,15 +257,15 @@ class Chinese:
             self.topic = next((number for number in new if number not in targets), self.topic)
         self.begun = len(self.draft.nouns)
 
-    def _on_join(self, token: _Token, _rest: list[_Token]) -> None:
+    def _on_join(self, token: Token, _rest: list[Token]) -> None:
         self.joined = token.value != "带着"
 
-    def _on_wear(self, _token: _Token, _rest: list[_Token]) -> None:
+    def _on_wear(self, _token: Token, _rest: list[Token]) -> None:
         if self.waiting is None or self.waiting.used:
             self.worn, self.subjects = True, list(self.group)
             self._set_aside()
 
-    def _on_at(self, token: _Token, _rest: list[_Token]) -> None:
+    def _on_at(self, token: Token, _rest: list[Token]) -> None:
         self._end_place()
         self.leaves = token.value == "从"
         self.at, self.subjects, self.group = True, list(self.group), []
@@ -310,7 +275,7 @@ class Chinese:
         if self.said != _Described():
             self.outer, self.said = self.said, _Described()
 
-    def _on_onto(self, token: _Token, rest: list[_Token]) -> None:
+    def _on_onto(self, token: Token, rest: list[Token]) -> None:
         if not any(one.kind in ("noun", "place") for one in rest):
             return
         if self.waiting and not self.waiting.used and not self.group:
@@ -318,16 +283,16 @@ class Chinese:
         self.onto, self.subjects = token.value, list(self.group)
         self._set_aside()
 
-    def _on_size(self, token: _Token, rest: list[_Token]) -> None:
+    def _on_size(self, token: Token, rest: list[Token]) -> None:
         self.said.size = token.value
 
-    def _on_colour(self, token: _Token, _rest: list[_Token]) -> None:
+    def _on_colour(self, token: Token, _rest: list[Token]) -> None:
         self.said.colour = token.value
 
-    def _on_count(self, token: _Token, _rest: list[_Token]) -> None:
+    def _on_count(self, token: Token, _rest: list[Token]) -> None:
         self.said.count = int(token.value)
 
-    def _on_of(self, _token: _Token, rest: list[_Token]) -> None:
+    def _on_of(self, _token: Token, rest: list[Token]) -> None:
         """的 between two nouns makes them one, unless a place or a verb stands before it."""
         following = next((one for one in rest if one.kind not in ("colour", "size", "skip")), None)
         if not (following and following.kind == "noun" and self.group) or self.acted or self.at:
@@ -347,7 +312,7 @@ class Chinese:
             following.value = f"{owner.words}的{following.value}"
         self.said = _Described(owner.count, self.said.colour or owner.colour, self.said.size)
 
-    def _on_place(self, token: _Token, rest: list[_Token]) -> None:
+    def _on_place(self, token: Token, rest: list[Token]) -> None:
         """A background, in a place of its own or as the target of a relation."""
         if self.said.count > 1 and not self.at:
             self._on_noun(token, rest)
@@ -363,7 +328,7 @@ class Chinese:
             rest[0].kind = "skip"
             rest[0].value = "着"
 
-    def _on_relation(self, token: _Token, rest: list[_Token]) -> None:
+    def _on_relation(self, token: Token, rest: list[Token]) -> None:
         word = token.value
         targets = tuple(self.group)
         if self.at:
@@ -397,7 +362,7 @@ class Chinese:
                 self.draft.relate(self.subjects, "on", self.group)
             self.at = False
 
-    def _on_noun(self, token: _Token, _rest: list[_Token]) -> None:
+    def _on_noun(self, token: Token, _rest: list[Token]) -> None:
         if token.value in _ONE_PAIR and self.said.count == 2:
             self.said.count = 1
         noun = Noun(token.value, max(1, self.said.count), self.said.colour, self.said.size)

@@ -29,6 +29,7 @@ _ONE_PAIR = {
     *("briefs", "headphones", "pants", "trousers", "binoculars", "goggles", "grapes"),
 }
 """Nouns whose plural is one thing."""
+_DETERMINERS = {"the", "that", "these", "this", "those", "his", "its", "my", "their", "your"}
 _ATTRIBUTIVE = {"sports", "clothes", "goods", "arms"}
 """Plurals that stand before the noun they describe."""
 _PHRASES: dict[tuple[str, ...], tuple[str, str]] = {
@@ -152,7 +153,9 @@ class English:
         """Whether "of" leads to a noun of the same thing, maybe after adjectives: "a glass of red wine"."""
         adjectives = ("colour", "size", "skip") if before.value not in _PLACES else ()
         rest = self.tokens[position + 1 :]
-        following = next((one for one in rest if one.kind not in adjectives), None)
+        following = next(
+            (one for one in rest if one.kind not in adjectives or one.value in _DETERMINERS), None
+        )
         orange = bool(rest) and rest[0].value == "orange"  # "a slice of orange"
         return orange if following is None else following.kind == "word" or orange
 
@@ -274,8 +277,9 @@ class English:
         self.phrase = _Phrase()
         words = self._trimmed(self._subject(phrase), phrase.the or phrase.count == 1)
         last = words[-1].value
+        portion = any(one.value == "of" for one in words) and words[0].value not in _PLACES
         plain = phrase.colour is None or last == "sky" or self.asked is not None
-        if last in _PLACES and phrase.count < 2 and plain and self.asked != "between":
+        if last in _PLACES and not portion and phrase.count < 2 and plain and self.asked != "between":
             self.draft.place(last)
             self.asked, self.worn_by = None, []
             return
@@ -307,11 +311,11 @@ class English:
     def _trimmed(self, words: list[Token], one_alone: bool) -> list[Token]:
         """A noun phrase without verbs and adjectives in -ing and -ed, nor verbs after a known name, as in
         "one cat jumps"."""
+        if any(one.value == "of" for one in words):
+            return words
         nouns = [one for one in words if one.label or not PARTICIPLE.search(one.value)]
         words = nouns or words
         known = [position for position, one in enumerate(words) if one.label]
-        if any(one.value == "of" for one in words):
-            return words
         if not known:
             verb = (n for n, one in enumerate(words) if n and one_alone and singular(one.value) != one.value)
             return words[: next(verb, len(words))]
