@@ -4,7 +4,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 
-from miaobi.text.compounds import Token, described
+from miaobi.text.compounds import Token, described, leads_to
 from miaobi.text.draft import Draft, Index, Look, Noun, plain_chinese
 from miaobi.text.lexicon import (
     BACKGROUNDS,
@@ -51,8 +51,6 @@ _ONE_PAIR = {"筷子", "袜子", "手套", "鞋子"}
 _NO_MEASURE = {"一", "多", "数"}  # count only before a measure word
 _ACTING = re.compile("[\u4e00-\u9fff](在|着)")
 _LATIN = re.compile(r"[a-z0-9]+(?: [a-z0-9]+)*")
-_TOWARDS = re.compile("[向往朝](?:[前后左右上下外里内远](?![面边方侧]))")
-_FROM = {"从": "at", "向": "skip", "往": "skip"}
 _PART = ("above", "below", "left", "right")
 
 
@@ -151,7 +149,7 @@ class Chinese:
             elif (acting := self._acting(found, text, at)) and known < 2 and not label:
                 found.append(Token("at" if acting[1] == "在" else "have", acting[0]))
                 at += 2
-            elif (leads := self._leads(found, text, at)) and not known and not label:
+            elif (leads := leads_to(found, text, at, self._known)) and not known and not label:
                 found.append(Token(*leads))
                 at += len(leads[1])
             elif count_after and not known:
@@ -181,20 +179,8 @@ class Chinese:
         within = bool(found) and found[-1].kind == "noun" and not found[-1].label
         return None if acting and acting[1] == "在" and within else acting
 
-    def _leads(self, found: list[Token], text: str, at: int) -> tuple[str, str] | None:
-        """从, 向 or 往 where it leads to a place or direction and is no part of an unknown noun."""
-        if towards := _TOWARDS.match(text, at):
-            return "skip", towards[0]
-        if text[at] not in _FROM or at + 1 >= len(text):
-            return None
-        ahead = [text[at + 1 : at + 1 + length] for length in range(1, 5)]
-        longest = max(
-            (len(word) for word in ahead if word in _WORDS or word in self.index.chinese), default=0
-        )
-        before = found[-1] if found else None
-        within = before is not None and before.kind == "noun" and not before.label
-        after_name = before is not None and before.kind == "noun" and before.label
-        return (_FROM[text[at]], text[at]) if after_name or longest > within else None
+    def _known(self, word: str) -> bool:
+        return word in _WORDS or word in self.index.chinese
 
     def _ends_place(self, text: str, at: int) -> bool:
         """Whether a place of one character ends here, so that 屋顶 is not 屋."""

@@ -83,7 +83,10 @@ def _colours_after(tokens: list[Token]) -> list[Token]:
         one = end < len(tokens) and (tokens[end].value in ("one", "ones") or _is_one(tokens, end))
         end += one
         ends = end == len(tokens) or tokens[end].kind not in ("word", "colour", "size", "count")
-        joined = end < len(tokens) and tokens[end].kind == "join" and not one
+        joined = not one and [each.kind for each in tokens[end : end + 2]] in (
+            ["join", "colour"],
+            ["join", "word"],
+        )
         if ends and not joined and (one or not (article or token.value == ",") or colour.value != "orange"):
             found.append(Token("after", colour.value))
             at = end
