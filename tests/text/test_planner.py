@@ -164,6 +164,83 @@ def test_one_single_thing_stays_the_whole_prompt(prompt: str) -> None:
     assert scene.things[0].concept == unicodedata.normalize("NFKC", prompt)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "things", "background"),
+    [
+        ("a cup of hot tea and a cat", ["1 cat", "1 cup of hot tea"], None),
+        ("two slices of pizza on a chair", ["1 chair", "2 slice of pizza on chair"], None),
+        ("a glass of red wine next to a cat", ["1 cat", "1 glass of red wine beside cat"], None),
+        ("a cat and a glass of water", ["1 cat", "1 glass of water"], None),
+        ("a field of yellow flowers and a dog", ["1 dog", "3 yellow flower"], "field"),
+        ("a cat that purrs and a dog which is smiling", ["1 cat", "1 dog"], None),
+        ("a boy who swims under the sun", ["1 boy below sun", "1 sun"], None),
+        ("two dogs bark under a tree", ["1 tree", "2 dog below tree"], None),
+        ("the ducks swim near a boy", ["1 boy", "3 duck beside boy"], None),
+        ("a hat for a birthday party and a dog", ["1 dog", "1 hat"], None),
+        ("a basket for cats and dogs on a chair", ["1 basket on chair", "1 chair"], None),
+        ("a boy with light brown skin and a dog", ["1 boy", "1 dog"], None),
+        ("a dark-skinned boy, a cat", ["1 boy", "1 cat"], None),
+        ("four hats, red ones", ["4 red hat"], None),
+        ("a duck, yellow, in the lake", ["1 yellow duck"], "lake"),
+        ("two cats, both black", ["2 black cat"], None),
+        ("a horse that is brown and a dog", ["1 brown horse", "1 dog"], None),
+        ("a dog, a red hat, and a cat", ["1 cat", "1 dog", "1 red hat"], None),
+        ("a chair with a cat on top", ["1 cat on chair", "1 chair"], None),
+        ("a house, on top a dog", ["1 dog on house", "1 house"], None),
+        ("the sun on top", ["1 sun above -"], None),
+        ("horse left, frog right", ["1 frog right -", "1 horse left -"], None),
+        ("sun top, house bottom", ["1 house below -", "1 sun above -"], None),
+        ("I'd like an image of two ducks", ["2 duck"], None),
+        ("could you draw me a cat and a dog", ["1 cat", "1 dog"], None),
+        ("太空站和一只狗", ["1 太空站", "1 狗"], None),
+        ("两只沙漠青蛙", ["2 沙漠青蛙"], None),
+        ("两艘飞船和太阳", ["1 太阳", "2 飞船"], None),
+        ("沙漠里的青蛙", ["1 青蛙"], "沙漠"),
+        ("一只从房子往外看的猫", ["1 房子", "1 猫"], None),
+        ("一只猫从篮子里看", ["1 猫 in 篮子", "1 篮子"], None),
+        ("两只狗向前跑", ["2 狗"], None),
+        ("黑皮肤的男孩和一只狗", ["1 狗", "1 男孩"], None),
+        ("三顶帽子，红色的", ["3 red 帽子"], None),
+        ("鸭子，黄色的，坐在椅子上", ["1 椅子", "1 yellow 鸭子 on 椅子"], None),
+        ("一匹马，头上有一只蝴蝶", ["1 蝴蝶 on 马", "1 马"], None),
+        ("一座房子，旁边一棵树", ["1 房子", "1 树 beside 房子"], None),
+        ("我想要一张图：一只猫和一只狗", ["1 狗", "1 猫"], None),
+        ("请画一幅有三只鸭子的画", ["3 鸭子"], None),
+    ],
+)
+def test_what_adds_no_thing(prompt: str, things: list[str], background: str | None) -> None:
+    scene = read(prompt)
+    assert told(scene) == sorted(things)
+    assert scene.background == background
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *("a bottle of wine", "a bowl of hot soup", "a bunch of grapes", "a glass of orange juice"),
+        *(
+            "a dog that is running",
+            "a cat which is smiling",
+            "a cake for a birthday party",
+            "a hat for running",
+        ),
+        *("a woman with dark skin", "I want a picture of a cat", "please make me an emoji of a frog"),
+        *(
+            "太空站",
+            "海洋馆",
+            "城市公交车",
+            "宇宙飞船",
+            "花园青蛙",
+            "深色皮肤的男孩",
+            "请画一幅猫的画",
+            "帮我画一只猫",
+        ),
+    ],
+)
+def test_one_thing_with_more_words_is_one_thing(prompt: str) -> None:
+    assert read(prompt).simple
+
+
 def test_every_name_stays_one_thing() -> None:
     for concept in MEMORY.concepts:
         for label in (concept["label_en"], concept["label_zh"]):

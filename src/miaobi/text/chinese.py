@@ -4,10 +4,12 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 
+from miaobi.text.compounds import Token, described, leads_to
 from miaobi.text.draft import Draft, Index, Look, Noun, plain_chinese
 from miaobi.text.lexicon import (
     BACKGROUNDS,
     COLOURS,
+    RELATIONS,
     ZH_AT,
     ZH_DIGITS,
     ZH_HAVE,
@@ -50,13 +52,6 @@ _NO_MEASURE = {"一", "多", "数"}  # count only before a measure word
 _ACTING = re.compile("[\u4e00-\u9fff](在|着)")
 _LATIN = re.compile(r"[a-z0-9]+(?: [a-z0-9]+)*")
 _PART = ("above", "below", "left", "right")
-
-
-@dataclass
-class _Token:
-    kind: str
-    value: str
-    label: bool = False
 
 
 @dataclass
@@ -105,15 +100,22 @@ class Chinese:
     acted: bool = False
     """Whether a verb stood before the last noun, so that 的 ends a clause."""
 
+    topic: int | None = None
+    """What the clause before was about."""
+    begun: int = 0
+    """How many things there were when this clause began."""
+    leaves: bool = False
+    """Whether the place is one that something comes from."""
+
     def read(self) -> Draft:
         tokens = self._tokens(plain_chinese(self.prompt))
         for position, token in enumerate(tokens):
             getattr(self, f"_on_{token.kind}")(token, tokens[position + 1 :])
-        self._end_place()
+        self._end_clause()
         return self.draft
 
-    def _tokens(self, text: str) -> list[_Token]:
-        found: list[_Token] = []
+    def _tokens(self, text: str) -> list[Token]:
+        found: list[Token] = []
         at = 0
         while at < len(text):
             known = next(
@@ -139,19 +141,22 @@ class Chinese:
             if counted and counted >= known and (counted >= label or label < 3):
                 assert count is not None
                 value = ZH_DIGITS.get(count[1]) or int(count[1])
-                found.append(_Token("count", str(value)))
+                found.append(Token("count", str(value)))
                 at += counted
             elif label and label >= known and text[at : at + label] not in _PLACES:
-                found.append(_Token("noun", text[at : at + label], True))
+                found.append(Token("noun", text[at : at + label], True))
                 at += label
             elif (acting := self._acting(found, text, at)) and known < 2 and not label:
-                found.append(_Token("at" if acting[1] == "在" else "have", acting[0]))
+                found.append(Token("at" if acting[1] == "在" else "have", acting[0]))
                 at += 2
+            elif (leads := leads_to(found, text, at, self._known)) and not known and not label:
+                found.append(Token(*leads))
+                at += len(leads[1])
             elif count_after and not known:
-                found.append(_Token("count", "1"))
+                found.append(Token("count", "1"))
                 at += 1
             elif known:
-                found.append(_Token(*_WORDS[text[at : at + known]]))
+                found.append(Token(*_WORDS[text[at : at + known]]))
                 at += known
             else:
                 latin = _LATIN.match(text, at)
@@ -159,7 +164,7 @@ class Chinese:
                 if found and found[-1].kind == "noun" and not found[-1].label and not latin:
                     found[-1].value += text[at]
                 elif unicodedata.category(text[at])[0] in "LNS":
-                    found.append(_Token("noun", text[at : at + length]))
+                    found.append(Token("noun", text[at : at + length]))
                 at += length
         return self._compounds(found)
 
@@ -168,35 +173,43 @@ class Chinese:
         following = text[at + 1 : at + 2]
         return bool(following) and following not in ZH_MEASURES
 
-    def _acting(self, found: list[_Token], text: str, at: int) -> re.Match[str] | None:
+    def _acting(self, found: list[Token], text: str, at: int) -> re.Match[str] | None:
         """A verb of one character before 在 or 着, where it cannot be the end of an unknown noun."""
         acting = _ACTING.match(text, at)
         within = bool(found) and found[-1].kind == "noun" and not found[-1].label
         return None if acting and acting[1] == "在" and within else acting
 
+    def _known(self, word: str) -> bool:
+        return word in _WORDS or word in self.index.chinese
+
     def _ends_place(self, text: str, at: int) -> bool:
         """Whether a place of one character ends here, so that 屋顶 is not 屋."""
         return at >= len(text) or text[at] in _WORDS or bool(_COUNT.match(text, at))
 
-    def _compounds(self, tokens: list[_Token]) -> list[_Token]:
+    def _compounds(self, tokens: list[Token]) -> list[Token]:
         """Join the parts of a noun that is known in part: 毛线 + 球, 木 + 椅子; skip unknown verbs."""
-        found: list[_Token] = []
-        for token in tokens:
+        found: list[Token] = []
+        for token in described(tokens):
             before = found[-1] if found else None
             if token.kind == "noun" and not token.label and before is not None and before.kind == "size":
                 known = {"small": "小", "large": "大"}[before.value]
-                found.append(_Token("noun", known + token.value))  # 小朋友 is more than a small 朋友
+                found.append(Token("noun", known + token.value))  # 小朋友 is more than a small 朋友
             elif token.kind != "noun" or before is None or before.kind != "noun":
                 found.append(token)
             elif len(token.value) == 1 or not before.label:
-                found[-1] = _Token("noun", before.value + token.value, True)
+                found[-1] = Token("noun", before.value + token.value, True)
             elif token.label or self.index.noun(token.value, self.look):
                 found.append(token)
             else:
-                found.append(_Token("skip", token.value))
+                found.append(Token("skip", token.value))
         return found
 
-    def _on_skip(self, token: _Token, _rest: list[_Token]) -> None:
+    def _on_after(self, token: Token, _rest: list[Token]) -> None:
+        number = self.topic if self.topic is not None and not self.group else len(self.draft.nouns) - 1
+        if number >= 0 and self.draft.nouns[number].colour is None:
+            self.draft.nouns[number].colour = token.value
+
+    def _on_skip(self, token: Token, _rest: list[Token]) -> None:
         if self.at and self.group:
             self._end_place()
         elif self.at and token.value not in ("那", "这"):
@@ -207,25 +220,40 @@ class Chinese:
             self.object = bool(self.group) and self.waiting is None
         self.acted = self.acted or not self.draft.nouns
 
-    def _on_have(self, token: _Token, rest: list[_Token]) -> None:
+    def _on_have(self, token: Token, rest: list[Token]) -> None:
         self.acted = self.acted or self.waiting is None
 
-    def _on_comma(self, _token: _Token, _rest: list[_Token]) -> None:
-        self._end_place()
+    def _on_comma(self, _token: Token, _rest: list[Token]) -> None:
+        self._end_clause()
         if self.waiting and self.waiting.used:
             self.waiting = None
         self.group, self.joined, self.acted, self.object = [], False, False, False
 
-    def _on_join(self, token: _Token, _rest: list[_Token]) -> None:
+    def _end_clause(self) -> None:
+        """Give a place that nothing was said to be at to what the clause before was about."""
+        self._end_place()
+        new = range(self.begun, len(self.draft.nouns))
+        waiting = self.waiting
+        if waiting and not waiting.used and self.topic is not None and set(new) == set(waiting.to) != set():
+            if waiting.word in RELATIONS:
+                self.draft.relate([self.topic], waiting.word, waiting.to)
+                self.waiting = None
+        elif new:
+            targets = {one for number in new for one in (self.draft.nouns[number].relation or ("", ()))[1]}
+            self.topic = next((number for number in new if number not in targets), self.topic)
+        self.begun = len(self.draft.nouns)
+
+    def _on_join(self, token: Token, _rest: list[Token]) -> None:
         self.joined = token.value != "带着"
 
-    def _on_wear(self, _token: _Token, _rest: list[_Token]) -> None:
+    def _on_wear(self, _token: Token, _rest: list[Token]) -> None:
         if self.waiting is None or self.waiting.used:
             self.worn, self.subjects = True, list(self.group)
             self._set_aside()
 
-    def _on_at(self, _token: _Token, _rest: list[_Token]) -> None:
+    def _on_at(self, token: Token, _rest: list[Token]) -> None:
         self._end_place()
+        self.leaves = token.value == "从"
         self.at, self.subjects, self.group = True, list(self.group), []
         self._set_aside()
 
@@ -233,7 +261,7 @@ class Chinese:
         if self.said != _Described():
             self.outer, self.said = self.said, _Described()
 
-    def _on_onto(self, token: _Token, rest: list[_Token]) -> None:
+    def _on_onto(self, token: Token, rest: list[Token]) -> None:
         if not any(one.kind in ("noun", "place") for one in rest):
             return
         if self.waiting and not self.waiting.used and not self.group:
@@ -241,16 +269,16 @@ class Chinese:
         self.onto, self.subjects = token.value, list(self.group)
         self._set_aside()
 
-    def _on_size(self, token: _Token, rest: list[_Token]) -> None:
+    def _on_size(self, token: Token, rest: list[Token]) -> None:
         self.said.size = token.value
 
-    def _on_colour(self, token: _Token, _rest: list[_Token]) -> None:
+    def _on_colour(self, token: Token, _rest: list[Token]) -> None:
         self.said.colour = token.value
 
-    def _on_count(self, token: _Token, _rest: list[_Token]) -> None:
+    def _on_count(self, token: Token, _rest: list[Token]) -> None:
         self.said.count = int(token.value)
 
-    def _on_of(self, _token: _Token, rest: list[_Token]) -> None:
+    def _on_of(self, _token: Token, rest: list[Token]) -> None:
         """的 between two nouns makes them one, unless a place or a verb stands before it."""
         following = next((one for one in rest if one.kind not in ("colour", "size", "skip")), None)
         if not (following and following.kind == "noun" and self.group) or self.acted or self.at:
@@ -270,7 +298,7 @@ class Chinese:
             following.value = f"{owner.words}的{following.value}"
         self.said = _Described(owner.count, self.said.colour or owner.colour, self.said.size)
 
-    def _on_place(self, token: _Token, rest: list[_Token]) -> None:
+    def _on_place(self, token: Token, rest: list[Token]) -> None:
         """A background, in a place of its own or as the target of a relation."""
         if self.said.count > 1 and not self.at:
             self._on_noun(token, rest)
@@ -286,7 +314,7 @@ class Chinese:
             rest[0].kind = "skip"
             rest[0].value = "着"
 
-    def _on_relation(self, token: _Token, rest: list[_Token]) -> None:
+    def _on_relation(self, token: Token, rest: list[Token]) -> None:
         word = token.value
         targets = tuple(self.group)
         if self.at:
@@ -304,7 +332,7 @@ class Chinese:
         else:
             to = targets or self.about if word != "above" or targets else ()
             if not targets and word not in _PART and not self.about:
-                to = ()
+                to = () if self.topic is None else (self.topic,)
             self.waiting = _Waiting(word, to)
             self.group = []
         if targets:
@@ -316,11 +344,11 @@ class Chinese:
     def _end_place(self) -> None:
         """A place without 里 or 上: "在桌子旁" was read before, "坐在椅子" is on it."""
         if self.at:
-            if self.subjects and self.group:
+            if self.subjects and self.group and not self.leaves:
                 self.draft.relate(self.subjects, "on", self.group)
             self.at = False
 
-    def _on_noun(self, token: _Token, _rest: list[_Token]) -> None:
+    def _on_noun(self, token: Token, _rest: list[Token]) -> None:
         if token.value in _ONE_PAIR and self.said.count == 2:
             self.said.count = 1
         noun = Noun(token.value, max(1, self.said.count), self.said.colour, self.said.size)

@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+from miaobi.text.clauses import PARTICIPLE, Token, without_clauses
 from miaobi.text.draft import Draft, Index, Look, Noun, singular
 from miaobi.text.lexicon import (
     BACKGROUNDS,
@@ -20,7 +22,6 @@ from miaobi.text.lexicon import (
 )
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[,.;:!?]")
-_ACTION = re.compile(r"(ing|ed)$")
 _COLOUR = {word: name for name, (words, _) in COLOURS.items() for word in words}
 _PLACES = {word for words in BACKGROUNDS.values() for word in words if word.isascii()}
 _ONE_PAIR = {
@@ -28,11 +29,14 @@ _ONE_PAIR = {
     *("briefs", "headphones", "pants", "trousers", "binoculars", "goggles", "grapes"),
 }
 """Nouns whose plural is one thing."""
+_DETERMINERS = {"the", "that", "these", "this", "those", "his", "its", "my", "their", "your"}
+_ATTRIBUTIVE = {"sports", "clothes", "goods", "arms"}
+"""Plurals that stand before the noun they describe."""
 _PHRASES: dict[tuple[str, ...], tuple[str, str]] = {
     tuple(phrase.split()): (kind, value)
     for kind, table in (
         ("skip", {word: word for word in EN_SKIPPED}),
-        ("break", dict.fromkeys(EN_BREAKS, "")),
+        ("break", {word: word for word in EN_BREAKS}),
         ("join", {word: word for word in EN_JOINS}),
         ("wear", dict.fromkeys(EN_WEARING, "on")),
         ("wear", dict.fromkeys(EN_HOLDING, "in")),
@@ -42,19 +46,11 @@ _PHRASES: dict[tuple[str, ...], tuple[str, str]] = {
         ("count", {word: str(count) for word, count in EN_COUNTS.items()}),
         ("relation", EN_RELATIONS),
         ("part", EN_PARTS),
+        ("top", {"on top": "on"}),
     )
     for phrase, value in table.items()
 }
 _LONGEST = max(map(len, _PHRASES))
-
-
-@dataclass
-class _Token:
-    kind: str
-    value: str
-    label: bool = False
-    """Whether `value`, of kind "word", is a name of a concept or place."""
-    plural: bool = False
 
 
 @dataclass
@@ -65,7 +61,7 @@ class _Phrase:
     colour: str | None = None
     size: str = "medium"
     the: bool = False
-    words: list[_Token] = field(default_factory=list)
+    words: list[Token] = field(default_factory=list)
 
 
 class English:
@@ -84,7 +80,7 @@ class English:
         self.targets: list[int] = []
         self.ahead: tuple[str, tuple[int, ...]] | None = None  # a relation said before its subject
         self.last: int | None = None
-        self.tokens = self._tokens(_TOKEN.findall(prompt.casefold().replace("’", "'")))
+        self.tokens = without_clauses(self._tokens(_TOKEN.findall(prompt.casefold().replace("’", "'"))))
 
     def read(self) -> Draft:
         for position, token in enumerate(self.tokens):
@@ -92,8 +88,8 @@ class English:
         self._end_phrase()
         return self.draft
 
-    def _tokens(self, words: list[str]) -> list[_Token]:
-        found: list[_Token] = []
+    def _tokens(self, words: list[str]) -> list[Token]:
+        found: list[Token] = []
         at = 0
         while at < len(words):
             label, plural, length = self._label(words, at)
@@ -106,19 +102,19 @@ class English:
                 0,
             )
             if words[at] in ",.;:!?":
-                found.append(_Token("comma", words[at]))
+                found.append(Token("comma", words[at]))
                 at += 1
             elif size >= max(length, 1):
-                found.append(_Token(*_PHRASES[tuple(words[at : at + size])]))
+                found.append(Token(*_PHRASES[tuple(words[at : at + size])]))
                 at += size
             elif length:
-                found.append(_Token("word", label, True, plural))
+                found.append(Token("word", label, True, plural))
                 at += length
             elif words[at].isdecimal() and len(words[at]) < 6:
-                found.append(_Token("count", words[at]))
+                found.append(Token("count", words[at]))
                 at += 1
             else:
-                found.append(_Token("word", words[at]))
+                found.append(Token("word", words[at]))
                 at += 1
         return found
 
@@ -135,45 +131,76 @@ class English:
                 return self.index.english[these], False, length
         return "", False, 0
 
-    def _on_skip(self, token: _Token, position: int) -> None:
-        following = self.tokens[position + 1] if position + 1 < len(self.tokens) else None
+    def _on_skip(self, token: Token, position: int) -> None:
         before = self.tokens[position - 1] if position else None
         if (
-            following is not None
-            and before is not None
-            and before.kind == following.kind == "word"
+            before is not None
+            and before.kind == "word"
             and self.phrase.words
-            and self._is_of(position)
+            and token.value == "of"
+            and self._names_more(position, before)
         ):
-            self.phrase.words.append(_Token("word", "of"))
+            self.phrase.words.append(Token("word", "of"))
+            return
+        if self._after_of():
+            self.phrase.words.append(Token("word", token.value))
             return
         if self.phrase.words:
             self._end_phrase()
         self.phrase.the = token.value == "the"
 
-    def _is_of(self, position: int) -> bool:
-        return self.tokens[position].value == "of"
+    def _names_more(self, position: int, before: Token) -> bool:
+        """Whether "of" leads to a noun of the same thing, maybe after adjectives: "a glass of red wine"."""
+        adjectives = ("colour", "size", "skip") if before.value not in _PLACES else ()
+        rest = self.tokens[position + 1 :]
+        following = next(
+            (one for one in rest if one.kind not in adjectives or one.value in _DETERMINERS), None
+        )
+        orange = bool(rest) and rest[0].value == "orange"  # "a slice of orange"
+        return orange if following is None else following.kind == "word" or orange
 
-    def _on_break(self, _token: _Token, _position: int) -> None:
+    def _after_of(self) -> bool:
+        return bool(self.phrase.words) and self.phrase.words[-1].value == "of"
+
+    def _on_after(self, token: Token, _position: int) -> None:
+        """A colour of the thing before: "four balloons, red ones"."""
+        self._end_phrase()
+        if self.last is not None and self.draft.nouns[self.last].colour is None:
+            self.draft.nouns[self.last].colour = token.value
+
+    def _on_top(self, _token: Token, position: int) -> None:
+        """ "on top" of what was named before, or of the picture."""
+        self._end_phrase()
+        last, rest = self.last, self.tokens[position + 1 :]
+        opens = bool(rest) and rest[0].kind in ("count", "word", "colour", "size")
+        if last is not None and opens and self.tokens[position - 1].kind in ("comma", "join", "break"):
+            self.ahead, self.closed = ("on", (last,)), True
+        elif last and (self.draft.nouns[last - 1].relation or ("", (0,)))[1]:
+            self.draft.relate([last], "on", [last - 1])
+            self.closed = True
+        else:
+            self._on_part(Token("part", "above"), position)
+
+    def _on_break(self, _token: Token, _position: int) -> None:
         self._end_phrase()
 
-    def _on_comma(self, token: _Token, _position: int) -> None:
+    def _on_comma(self, token: Token, _position: int) -> None:
         self._end_phrase()
         if token.value in ".;!?":
             self.closed, self.group, self.ahead = True, [], None
 
-    def _on_join(self, token: _Token, _position: int) -> None:
+    def _on_join(self, token: Token, _position: int) -> None:
         if not self.phrase.words and self.phrase.colour and token.value == "and":
             return  # "red and blue balloons"
         self._end_phrase()
         self.kept_apart = token.value not in ("and", "plus", "then")
 
-    def _on_wear(self, token: _Token, _position: int) -> None:
+    def _on_wear(self, token: Token, _position: int) -> None:
         self._end_phrase()
         self.worn_how = token.value
         self.worn_by = [] if self.last is None else [self.last]
 
-    def _on_pronoun(self, _token: _Token, _position: int) -> None:
+    def _on_pronoun(self, _token: Token, _position: int) -> None:
         self._end_phrase()
         if self.asked is not None:
             here = [self.last] if self.last is not None else []
@@ -182,27 +209,34 @@ class English:
                 self.draft.relate(here, self.asked, others[-1:])
             self.asked = None
 
-    def _on_colour(self, token: _Token, _position: int) -> None:
+    def _on_colour(self, token: Token, _position: int) -> None:
+        if self._after_of():
+            self.phrase.words.append(Token("word", token.value))
+            return
         if self.phrase.words and not self.phrase.words[-1].value.endswith("'s"):
             self._end_phrase()
         self.phrase.colour = token.value
 
-    def _on_size(self, token: _Token, _position: int) -> None:
+    def _on_size(self, token: Token, _position: int) -> None:
+        if self._after_of():
+            self.phrase.words.append(Token("word", token.value))
+            return
         if self.phrase.words and not self.phrase.words[-1].value.endswith("'s"):
             self._end_phrase()
         self.phrase.size = token.value
 
-    def _on_count(self, token: _Token, _position: int) -> None:
+    def _on_count(self, token: Token, _position: int) -> None:
         self._end_phrase()
         self.phrase.count = int(token.value)
 
-    def _on_word(self, token: _Token, _position: int) -> None:
-        if not token.label and _ACTION.search(token.value) and any(one.label for one in self.phrase.words):
+    def _on_word(self, token: Token, _position: int) -> None:
+        acting = not token.label and PARTICIPLE.search(token.value) is not None
+        if acting and any(one.label for one in self.phrase.words) and not self._after_of():
             self._end_phrase()  # "robots shaking hands"
             return
         self.phrase.words.append(token)
 
-    def _on_part(self, token: _Token, _position: int) -> None:
+    def _on_part(self, token: Token, _position: int) -> None:
         self._end_phrase()
         free = [one for one in self.group if self.draft.nouns[one].relation is None]
         if free:
@@ -211,7 +245,7 @@ class English:
         else:
             self.ahead = (token.value, ())
 
-    def _on_relation(self, token: _Token, position: int) -> None:
+    def _on_relation(self, token: Token, position: int) -> None:
         self._end_phrase()
         rest = self.tokens[position + 1 :]
         stop = next((one for one in rest if one.kind not in ("skip", "colour", "size", "count")), None)
@@ -238,13 +272,14 @@ class English:
         if not phrase.words:
             if phrase.colour != "orange":
                 return
-            phrase.words = [_Token("word", "orange")]
+            phrase.words = [Token("word", "orange")]
             phrase.colour = None
         self.phrase = _Phrase()
-        words = self._trimmed(phrase.words, phrase.the or phrase.count == 1)
+        words = self._trimmed(self._subject(phrase), phrase.the or phrase.count == 1)
         last = words[-1].value
+        portion = any(one.value == "of" for one in words) and words[0].value not in _PLACES
         plain = phrase.colour is None or last == "sky" or self.asked is not None
-        if last in _PLACES and phrase.count < 2 and plain and self.asked != "between":
+        if last in _PLACES and not portion and phrase.count < 2 and plain and self.asked != "between":
             self.draft.place(last)
             self.asked, self.worn_by = None, []
             return
@@ -262,14 +297,25 @@ class English:
         noun = Noun(text, max(phrase.count, 1), phrase.colour, phrase.size, many)
         self._add(self.draft.add(noun))
 
-    def _trimmed(self, words: list[_Token], one_alone: bool) -> list[_Token]:
+    def _subject(self, phrase: _Phrase) -> list[Token]:
+        """A noun phrase up to its plural: "two birds sing"; nouns before a noun are in the singular."""
+        words = phrase.words
+        if phrase.count == 1 or words[0].value in _ATTRIBUTIVE or any(one.value == "of" for one in words):
+            return words
+        for position, (one, following) in enumerate(pairwise(words), 1):
+            plural = one.plural or (phrase.count > 1 and not one.label and singular(one.value) != one.value)
+            if plural and not following.plural and singular(following.value) == following.value:
+                return words[:position]
+        return words
+
+    def _trimmed(self, words: list[Token], one_alone: bool) -> list[Token]:
         """A noun phrase without verbs and adjectives in -ing and -ed, nor verbs after a known name, as in
         "one cat jumps"."""
-        nouns = [one for one in words if one.label or not _ACTION.search(one.value)]
-        words = nouns or words
-        known = [position for position, one in enumerate(words) if one.label]
         if any(one.value == "of" for one in words):
             return words
+        nouns = [one for one in words if one.label or not PARTICIPLE.search(one.value)]
+        words = nouns or words
+        known = [position for position, one in enumerate(words) if one.label]
         if not known:
             verb = (n for n, one in enumerate(words) if n and one_alone and singular(one.value) != one.value)
             return words[: next(verb, len(words))]

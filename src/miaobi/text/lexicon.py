@@ -130,7 +130,7 @@ EN_PARTS = _by_value(
     {
         "left": "left :|on the left|on left|at left|to the left|at the left|on the left side",
         "right": "right :|on the right|on right|at right|to the right|at the right|on the right side",
-        "above": "top :|at the top|on top|at top|on the top|up above|overhead|in the upper part",
+        "above": "top :|at the top|at top|on the top|up above|overhead|in the upper part",
         "below": "bottom :|at the bottom|at bottom|on the bottom|down below|in the lower part",
     }
 )

@@ -3,6 +3,7 @@
 import re
 from weakref import WeakKeyDictionary
 
+from miaobi.text.asides import without_asides
 from miaobi.text.chinese import Chinese
 from miaobi.text.draft import Draft, Index, Look, key
 from miaobi.text.encoder import TextEncoder
@@ -38,6 +39,9 @@ def plan(prompt: str, memory: Memory, encoder: TextEncoder) -> Scene:
         or index.listed(plain)
         or index.whole & {key(text), key(plain), key(_ARTICLE.sub("", plain))}
     ):
+        return Draft().scene(text)
+    plain = without_asides(plain)
+    if not plain or key(_ARTICLE.sub("", plain)) in index.whole:
         return Draft().scene(text)
     reader = Chinese if has_han(plain) else English
     return reader(plain, index, Look(encoder)).read().scene(text)
