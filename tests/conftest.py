@@ -177,8 +177,9 @@ def make_bundle(folder: Path, **changes: Any) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test remembers is not the user's."""
+    """What a test remembers is not the user's, and its runs are tracked nowhere else."""
     monkeypatch.setenv("MIAOBI_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from miaobi.images import save_png
 from miaobi.train import loop, workers
+from miaobi.train.tracking import Tracker, memory_mb
 
 REPORT_EVERY_S = 300
 SAME_SIGNAL_S = 1.0
@@ -29,8 +28,8 @@ class Reporting(loop.Task, Protocol):
 
 
 def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -> Mapping[str, float]:
-    """Train `task` as `recipe["schedule"]` says, with a progress bar, TensorBoard scalars, preview grids and
-    checkpoints in `out`.
+    """Train `task` as `recipe["schedule"]` says, with a progress bar, figures and preview grids (see
+    `tracking`) and checkpoints in `out`.
 
     Ctrl-C and SIGTERM save and stop. Of several workers only the first reports and saves. Returns the last
     report's figures.
@@ -54,7 +53,7 @@ def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -
         return figures
     out.mkdir(parents=True, exist_ok=True)
     with (
-        SummaryWriter(str(out / "tensorboard"), purge_step=state.step) as writer,
+        Tracker(out, recipe, state.step) as tracker,
         tqdm(total=schedule.steps, initial=state.step, unit="step", dynamic_ncols=True, mininterval=1) as bar,
         stop_signals() as stopping,
     ):
@@ -62,11 +61,10 @@ def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -
         def report() -> Mapping[str, float]:
             with averaged(state):
                 figures, sheet = task.report()
-            for name, value in figures.items():
-                writer.add_scalar(f"heldout/{name}", value, state.step)
+            tracker.scalars({f"heldout/{name}": value for name, value in figures.items()}, state.step)
             if sheet is not None:
                 save_png(out / "preview.png", sheet)
-                writer.add_image("preview", np.asarray(sheet.convert("RGB")), state.step, dataformats="HWC")
+                tracker.picture("preview", sheet, state.step)
             bar.write(
                 f"step {state.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
             )
@@ -76,11 +74,14 @@ def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -
         for step in loop.fit(task, state, schedule):
             bar.update()
             if step.number % 20 == 0:
-                for name, value in step.losses.items():
-                    writer.add_scalar(f"loss/{name}", value, step.number)
-                writer.add_scalar("rate/items_per_s", step.items_per_s, step.number)
-                writer.add_scalar("rate/lr", step.lr, step.number)
-                writer.add_scalar("rate/gradient_norm", step.gradient_norm, step.number)
+                rates = {
+                    "rate/items_per_s": step.items_per_s,
+                    "rate/loader_share": step.data_share,
+                    "rate/lr": step.lr,
+                    "rate/gradient_norm": step.gradient_norm,
+                }
+                losses = {f"loss/{name}": value for name, value in step.losses.items()}
+                tracker.scalars(losses | rates | memory_mb(on), step.number)
                 bar.set_postfix(
                     loss=f"{step.losses['total']:.4f}",
                     per_s=f"{step.items_per_s:.0f}",

@@ -41,6 +41,10 @@ class GeneratorTask:
     pairs: Pairs
     preview: Mapping[str, Any]
     """Knobs of `sample` for the previews."""
+    judge: Path | None = None
+    """Folder of a trained classifier; with it reports tell R-precision and FID too."""
+    judged: int = 128
+    """Held-out pictures drawn for that."""
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         return self.pairs.batch(rng, size)
@@ -73,7 +77,26 @@ class GeneratorTask:
             drawn = self.model.sample(few, noise, **self.preview).float()
         figures = {name: float(value) for name, value in losses.items()}
         figures["latent_error"] = float((drawn - real[: len(drawn)]).square().mean())
+        if self.judge:
+            figures |= self._judged(self.judge)
         return figures, self.pairs.sheet(real, drawn)
+
+    def _judged(self, judge: Path) -> dict[str, float]:
+        """R-precision of pictures of held-out names, and their FID to the real ones."""
+        from miaobi.evaluate import quality
+        from miaobi.evaluate.classifier import classify, labels, load_judge
+        from miaobi.evaluate.features import FeatureExtractor
+
+        dataset, on = self.pairs.sources.dataset, next(self.model.parameters()).device
+        chosen, condition = self.pairs.heldout(self.judged)
+        noise = noises(range(len(chosen)), self.model.backbone.latent_shape).to(on)
+        drawn = self.model.sample(to_device(condition, on), noise, **self.preview).float()
+        pixels = decode(self.pairs.sources.autoencoder, drawn)
+        known, concepts = load_judge(judge)
+        scores, target = classify(known, pixels), labels(dataset, concepts)[chosen]
+        features = FeatureExtractor()
+        fid = quality.frechet_distance(features(pixels), features(dataset.images[chosen]))
+        return {"fid": fid} | {f"top{k}": float(quality.hits(scores, target, k).mean()) for k in (1, 5)}
 
 
 def build(recipe: Mapping[str, Any]) -> Generator:
@@ -132,7 +155,8 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
     Besides `family` and the tables `model`, `schedule` and that of the family: `data`, folders `autoencoder`
     and `text` of trained parts, `heldout_tags`, `recoloured_copies` of each picture, `tone_weight` and
     `colour_weight` of skin-tone variants and recoloured pictures in a batch, `preview`, a table of `steps`
-    and `guidance` for the previews, `start_from`, a folder of weights to go on from.
+    and `guidance` for the previews, `judge`, a trained classifier's folder, for R-precision and FID in the
+    reports, `start_from`, a folder of weights to go on from.
     """
     sources = Sources.load(recipe)
     shape = list(sources.latents.values.shape[1:])
@@ -155,4 +179,5 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
         from miaobi.train.perceptual import Perceptual
 
         model.perceptual = Perceptual(sources.autoencoder)
-    drive(GeneratorTask(model, pairs, recipe.get("preview", {})), recipe, out, resume)
+    judge = Path(recipe["judge"]) if "judge" in recipe else None
+    drive(GeneratorTask(model, pairs, recipe.get("preview", {}), judge), recipe, out, resume)
