@@ -96,3 +96,13 @@ def test_one_euler_step_of_the_velocity_draws(backbone: BackboneConfig, conditio
     with torch.no_grad():
         v = model.velocity(noise, torch.ones(2), *model.prepare(one))
     torch.testing.assert_close(noise - v, model.sample(one, noise))
+
+
+def test_spread_tells_a_collapsed_generator(
+    backbone: BackboneConfig, condition: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, latents, one = Gan(backbone, SMALL), torch.randn(6, 4, 4, 4), condition(6)
+    rng = torch.Generator().manual_seed(0)
+    for drawn, spread in ((latents.flip(0), 1.0), (latents[:1].expand(6, -1, -1, -1), 0.0)):
+        monkeypatch.setattr(model, "sample", lambda *_, made=drawn: made)
+        assert float(model.measure(latents, one, rng)["spread"]) == pytest.approx(spread, abs=1e-6)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from miaobi.errors import TrainingError
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
 from miaobi.models.backbone import BackboneConfig
 from miaobi.models.diffusion import Diffusion
+from miaobi.models.gan import Gan
 from miaobi.text.encoder import TextFeatures
 from miaobi.text.memory import Memory, best_scale, pack
 from miaobi.train import distill, loop
@@ -131,6 +133,17 @@ def test_the_report_draws(pairs: Pairs, model: Diffusion) -> None:
     figures, sheet = GeneratorTask(model, pairs, {"steps": 2, "guidance": 2.0}).report()
     assert set(figures) == {"flow", "latent_error"}
     assert sheet is not None
+
+
+def test_a_gan_that_draws_one_picture_for_all_prompts_is_stopped(
+    pairs: Pairs, model: Diffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gan = Gan(model.backbone)
+    monkeypatch.setattr(gan, "measure", lambda *_: {"margin": 3.0, "spread": 0.5})
+    assert GeneratorTask(gan, pairs, {}).report()[0]["spread"] == 0.5
+    monkeypatch.setattr(gan, "measure", lambda *_: {"margin": 3.0, "spread": 0.004})
+    with pytest.raises(TrainingError, match=r"the GAN collapsed.*vary by 0\.40%"):
+        GeneratorTask(gan, pairs, {}).report()
 
 
 def test_a_student_equal_to_an_unguided_teacher_has_nothing_to_learn(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from miaobi.errors import TrainingError
 from miaobi.train import loop
+from miaobi.train.drive import drive
 
 
 class Line:
@@ -80,6 +81,23 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     line.broken_at = 3
     with pytest.raises(TrainingError, match=r"step 3: losses .*nan.*lower lr"):
         list(loop.fit(line, loop.start(line.model, schedule()), schedule()))
+
+
+class Exploding(Line):
+    """From step 31 on the loss is ten thousand times as steep."""
+
+    def loss(self, batch: Tensor, rng: torch.Generator) -> Mapping[str, Tensor]:
+        value = super().loss(batch, rng)["square"]
+        return {"square": value * (1e4 if self.calls > 30 else 1)}
+
+    def report(self) -> tuple[Mapping[str, float], None]:
+        return {}, None
+
+
+def test_a_gradient_that_explodes_stops_the_run_and_names_the_checkpoint(tmp_path: Path) -> None:
+    table = {"steps": 60, "batch_size": 8, "lr": 1e-6, "checkpoint_every_s": 0, "precision": "fp32"}
+    with pytest.raises(TrainingError, match=r"step 35: the gradient exploded.* is of step 34, in .*run"):
+        drive(Exploding(), {"schedule": table}, tmp_path / "run", False)
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

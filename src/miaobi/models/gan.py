@@ -147,13 +147,16 @@ class Gan(nn.Module):
         return losses
 
     def measure(self, latents: Tensor, condition: Condition, rng: torch.Generator) -> dict[str, Tensor]:
-        """How far the discriminator prefers real latents (B, C, h, w) to drawn ones; 0: it cannot tell."""
+        """`margin`, how far the discriminator prefers real latents (B, C, h, w) to drawn ones (0: it cannot
+        tell), and `spread`, how much drawn pictures differ from each other, as a share of what real ones do.
+        """
         noise = torch.randn(latents.shape, generator=rng).to(latents.device)
         asked = (condition.embedding, condition.style)
         fake = self.sample(condition, noise).float()
         with torch.autocast(latents.device.type, enabled=False):
             margin = self.discriminator(latents, *asked)[0] - self.discriminator(fake, *asked)[0]
-        return {"margin": margin.mean()}
+        drawn, real = (one.var(dim=0, correction=0).mean() for one in (fake, latents))
+        return {"margin": margin.mean(), "spread": drawn / real}
 
 
 def matching(features: Tensor, embedding: Tensor, temperature: float) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from miaobi.errors import TrainingError
 from miaobi.images import save_png
 from miaobi.train import loop, workers
 from miaobi.train.tracking import Tracker, memory_mb
@@ -52,7 +53,9 @@ def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -
                     break
         return figures
     out.mkdir(parents=True, exist_ok=True)
+    kept = [state.step] if resume else []  # steps whose checkpoints were written
     with (
+        _naming_the_checkpoint(kept, out),
         Tracker(out, recipe, state.step) as tracker,
         tqdm(total=schedule.steps, initial=state.step, unit="step", dynamic_ncols=True, mininterval=1) as bar,
         stop_signals() as stopping,
@@ -92,6 +95,7 @@ def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -
             if stop or time.monotonic() - saved > schedule.checkpoint_every_s:
                 loop.save(state, out)
                 saved = time.monotonic()
+                kept.append(state.step)
             if stop:
                 bar.write(f"stopped at step {step.number} and saved in {out}; go on with --resume")
                 return figures
@@ -100,6 +104,18 @@ def drive(task: Reporting, recipe: Mapping[str, Any], out: Path, resume: bool) -
                 reported = time.monotonic()
         loop.save(state, out)
         return report()
+
+
+@contextmanager
+def _naming_the_checkpoint(kept: list[int], out: Path) -> Iterator[None]:
+    """Say in a failure of training which checkpoint there is."""
+    try:
+        yield
+    except TrainingError as error:
+        last = (
+            f"The last checkpoint is of step {kept[-1]}, in {out}." if kept else "There is no checkpoint yet."
+        )
+        raise TrainingError(f"{error} {last}") from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from miaobi import images
-from miaobi.errors import InputError
+from miaobi.errors import InputError, TrainingError
 from miaobi.models.autoregressive import Autoregressive, AutoregressiveConfig
 from miaobi.models.backbone import BackboneConfig, Condition
 from miaobi.models.diffusion import Diffusion, DiffusionConfig
@@ -22,6 +22,8 @@ from miaobi.train.drive import drive
 from miaobi.train.pairs import Batch, Pairs, decode, noises, replace_rows, to_device
 from miaobi.train.sources import Sources
 
+COLLAPSED = 0.01
+"""Spread of drawn pictures, as a share of real ones', below which a GAN is stopped."""
 Generator = Diffusion | Gan | Vae | Autoregressive
 FAMILIES: Mapping[str, tuple[Callable[..., Generator], type]] = {
     "diffusion": (Diffusion, DiffusionConfig),
@@ -77,6 +79,11 @@ class GeneratorTask:
             drawn = self.model.sample(few, noise, **self.preview).float()
         figures = {name: float(value) for name, value in losses.items()}
         figures["latent_error"] = float((drawn - real[: len(drawn)]).square().mean())
+        if figures.get("spread", 1) < COLLAPSED:
+            raise TrainingError(
+                f"the GAN collapsed: its pictures for different prompts vary by {figures['spread']:.2%} of "
+                "what real ones do. Resume from a checkpoint before with a lower lr or a higher penalty."
+            )
         if self.judge:
             figures |= self._judged(self.judge)
         return figures, self.pairs.sheet(real, drawn)

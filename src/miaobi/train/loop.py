@@ -28,6 +28,8 @@ from miaobi.files import atomic_write
 from miaobi.models.layers import recompute_inside
 from miaobi.train import workers
 
+EXPLODED, EXPLODED_STEPS = 1000.0, 5
+"""How far above the usual, and for how many steps, the gradient's norm is when training stops."""
 Batch = Any
 T = TypeVar("T")
 
@@ -223,7 +225,8 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
     Several workers draw different parts of a batch and average their gradients; losses are means over them.
 
     Raises:
-        TrainingError: a loss or gradient is not finite, or the batch cannot be shared out.
+        TrainingError: a loss or gradient is not finite, the gradient exploded, or the batch cannot be shared
+            out.
     """
     parts = workers.count() * schedule.accumulate
     if schedule.batch_size % parts:
@@ -244,6 +247,7 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
         if value.is_floating_point()
     ]
     first, started, waited = state.step, time.perf_counter(), 0.0
+    usual, large = math.inf, 0  # norm of the gradient, and steps for which it was far above that
 
     def batches() -> Iterator[Batch]:
         for part in range(first * schedule.accumulate, schedule.steps * schedule.accumulate):
@@ -273,11 +277,19 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
         scaler.unscale_(state.optimizer)
         norm = float(nn.utils.clip_grad_norm_(parameters, schedule.clip))
         values = dict(zip(summed, map(float, told), strict=True))
+        lower = f"Resume from the last checkpoint with a lower lr (now {schedule.lr})."
         if not math.isfinite(sum(values.values())) or (not math.isfinite(norm) and not scaler.is_enabled()):
             raise TrainingError(
-                f"step {step + 1}: losses {values}, gradient norm {norm}; not finite. "
-                f"Resume from the last checkpoint with a lower lr (now {schedule.lr})."
+                f"step {step + 1}: losses {values}, gradient norm {norm}; not finite. {lower}"
             )
+        large = large + 1 if norm > EXPLODED * usual else 0
+        if large == EXPLODED_STEPS:
+            raise TrainingError(
+                f"step {step + 1}: the gradient exploded, its norm was over {EXPLODED:g} times the usual "
+                f"{usual:.3g} for {large} steps (now {norm:.3g}). {lower}"
+            )
+        if not large and math.isfinite(norm):
+            usual = norm if usual == math.inf else 0.98 * usual + 0.02 * norm
         scaler.step(state.optimizer)
         scaler.update()
         decay = min(schedule.ema, (1 + step) / (10 + step))
