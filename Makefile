@@ -49,4 +49,5 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) with what training and tests need, once"
 	@$(PIP) --editable ".[dev]"
+	@$(PIP) --no-deps spandrel einops  # without torchvision, which has no build beside torch's CPU one
 	@touch $@ $(VENV)/.base

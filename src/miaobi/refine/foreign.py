@@ -86,7 +86,7 @@ def load(path: str) -> Foreign:
     except (ImportError, RuntimeError) as error:  # a torchvision of another torch raises RuntimeError
         raise MachineError(
             f"weights of others need spandrel with torch and torchvision ({error}); "
-            "run: pip install 'miaobi[refine]'"
+            "run: pip install 'miaobi[spandrel]'"
         ) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
