@@ -250,5 +250,5 @@ def test_without_spandrel_it_says_what_to_install(tmp_path: Path, monkeypatch: p
     path.touch()
     monkeypatch.setitem(sys.modules, "spandrel", None)
     foreign.load.cache_clear()
-    with pytest.raises(MachineError, match=r"miaobi\[refine\]"):
+    with pytest.raises(MachineError, match=r"miaobi\[spandrel\]"):
         foreign.load(str(path))
