@@ -116,18 +116,24 @@ def choose(
         raise ValueError(
             f"temperature must be >= 0, top_k >= 0 and top_p in (0, 1], got {temperature}, {top_k}, {top_p}"
         )
-    order = np.argsort(-logits, axis=-1, kind="stable")
-    ranked = np.take_along_axis(logits, order, -1).astype(np.float64)
-    weights = np.exp((ranked - ranked[..., :1]) / max(temperature, 1e-6))
-    if top_k:
-        weights[..., top_k:] = 0
+    if temperature == 0:
+        likeliest = logits.argmax(axis=-1)
+        return likeliest, np.ones(likeliest.shape, np.float32)
+    weights = np.exp((logits - logits.max(-1, keepdims=True)).astype(np.float64) / temperature)
     weights /= weights.sum(-1, keepdims=True)
-    before = weights.cumsum(-1) - weights
-    weights[before >= top_p] = 0
-    weights /= weights.sum(-1, keepdims=True)
-    place = (weights.cumsum(-1) <= chance[..., None]).sum(-1).clip(max=(weights > 0).sum(-1) - 1)[..., None]
-    taken = np.take_along_axis(order, place, -1)[..., 0]
-    return taken.astype(np.int64), np.take_along_axis(weights, place, -1)[..., 0].astype(np.float32)
+    if top_k or top_p < 1:  # sorting a vocabulary takes most of the time, so only where it is needed
+        order = np.argsort(-weights, axis=-1, kind="stable")
+        ranked = np.take_along_axis(weights, order, -1)
+        dropped = ranked.cumsum(-1) - ranked >= top_p
+        if top_k:
+            dropped[..., top_k:] = True
+        np.put_along_axis(weights, order, np.where(dropped, 0, ranked), -1)
+        weights /= weights.sum(-1, keepdims=True)
+    taken = (weights.cumsum(-1) <= chance[..., None]).sum(-1)
+    # chance may lie above the last sum by rounding: then the last code that has a chance at all
+    last = weights.shape[-1] - 1 - (weights[..., ::-1] > 0).argmax(-1)
+    taken = np.minimum(taken, last)
+    return taken, np.take_along_axis(weights, taken[..., None], -1)[..., 0].astype(np.float32)
 
 
 def uniform(noise: Float32, patch: int) -> Float32:
