@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -220,6 +221,12 @@ def load(
         InputError: a value is outside what is allowed.
     """
     return Pipeline(Bundle.load(SHIPPED if bundle is None else bundle), threads, device)
+
+
+@cache
+def shipped() -> Pipeline:
+    """The bundle inside the package, loaded once, for stages that draw and were given no pipeline."""
+    return load()
 
 
 def _enlarged(picture: Float) -> Float:

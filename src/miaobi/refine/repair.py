@@ -13,7 +13,7 @@ from PIL import Image
 from miaobi.drawing import Edit
 from miaobi.errors import InputError
 from miaobi.images import Float, from_uint8, resized
-from miaobi.pipeline import load
+from miaobi.pipeline import shipped
 from miaobi.refine.arrays import library
 from miaobi.refine.stage import Subject
 
@@ -85,7 +85,7 @@ def _drawn(subject: Subject, mask: Float, strength: float, seed: int, style: str
     """The picture as the generator draws it where the mask (H, W) says so."""
     if not subject.prompt:
         raise InputError("this stage draws and needs to know what; give --prompt, such as 'a red apple'.")
-    pipe = subject.pipeline or load()
+    pipe = subject.pipeline or shipped()
     size = pipe.bundle.size_px
     picture, back = to_square(subject.image, size)
     covered = to_square(np.broadcast_to(mask, subject.image.shape), size)[0][0]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from miaobi.drawing import After
 from miaobi.errors import InputError
 from miaobi.images import Float, from_uint8
-from miaobi.pipeline import load
+from miaobi.pipeline import shipped
 from miaobi.refine.repair import to_square
 from miaobi.refine.stage import Subject
 
@@ -23,7 +23,7 @@ class Restyle:
     def __call__(self, subject: Subject) -> Float:
         if not subject.prompt:
             raise InputError("restyle needs to know what the picture shows; give --prompt, such as 'a fox'.")
-        pipe = subject.pipeline or load()
+        pipe = subject.pipeline or shipped()
         square, back = to_square(subject.image, pipe.bundle.size_px)
         latents = pipe.encode(square[None])[0]
         source = pipe.bundle.style_id(self.source) if self.source else pipe.memory.nearest_style(latents)

@@ -68,6 +68,8 @@ class OpenAIModel:
                     except (openai.BadRequestError, openai.UnprocessableEntityError):
                         self._takes_schema = False
                 return self._complete(client, messages, {})
+            except openai.APITimeoutError as error:  # its clock and the planner's may ring in either order
+                raise TimeoutError from error
             finally:
                 self._clients.remove(http)
 

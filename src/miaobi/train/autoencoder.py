@@ -12,7 +12,7 @@ from torch import Tensor
 
 from miaobi import images
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
-from miaobi.train import loop, workers
+from miaobi.train import devices, loop, workers
 from miaobi.train.data import Dataset, Indices, load_dataset
 from miaobi.train.drive import drive
 
@@ -95,7 +95,7 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     kept as it is, and with it the meaning of latents: only the decoder is trained.
     """
     dataset = load_dataset(Path(recipe["data"]))
-    model = Autoencoder(AutoencoderConfig(**_tuples(recipe.get("model", {})))).to(loop.device())
+    model = Autoencoder(AutoencoderConfig(**_tuples(recipe.get("model", {})))).to(devices.device())
     if "start_from" in recipe and not resume:
         model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
     decoder_only = "encoder" in recipe

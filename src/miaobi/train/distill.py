@@ -25,7 +25,7 @@ from miaobi.errors import InputError
 from miaobi.files import atomic_write
 from miaobi.models.backbone import Condition
 from miaobi.models.diffusion import Diffusion
-from miaobi.train import generator, loop, workers
+from miaobi.train import devices, generator, loop, workers
 from miaobi.train.drive import drive
 from miaobi.train.pairs import Pairs, noises, to_device
 from miaobi.train.sources import Sources
@@ -79,7 +79,7 @@ def draw_paths(
                 seeds = [number * _PART + begin + row for row in range(len(texts[rows]))]
                 x = noises(seeds, teacher.backbone.latent_shape).to(on)
                 crossed = [x]
-                with loop.autocast(loop.precision("auto", on), on):
+                with devices.autocast(devices.precision("auto", on), on):
                     for stride in range(steps):
                         between = times[stride * substeps : (stride + 1) * substeps + 1]
                         x = teacher.walk(condition, x, between, guidance)
@@ -164,4 +164,4 @@ def _diffusion(folder: Path) -> Diffusion:
         raise InputError(
             f"the teacher in {folder} is a {type(model).__name__}; only diffusion takes many steps"
         )
-    return model.to(loop.device())
+    return model.to(devices.device())

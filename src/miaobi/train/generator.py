@@ -17,7 +17,7 @@ from miaobi.models.backbone import BackboneConfig, Condition
 from miaobi.models.diffusion import Diffusion, DiffusionConfig
 from miaobi.models.gan import Gan, GanConfig
 from miaobi.models.vae import Vae, VaeConfig
-from miaobi.train import loop
+from miaobi.train import devices, loop
 from miaobi.train.drive import drive
 from miaobi.train.pairs import Batch, Pairs, decode, noises, replace_rows, to_device
 from miaobi.train.sources import Sources
@@ -72,7 +72,7 @@ class GeneratorTask:
         on = next(self.model.parameters()).device
         condition = to_device(condition, on)
         real = torch.from_numpy(self.pairs.sources.latents.values[chosen].astype(np.float32)).to(on)
-        with loop.autocast(loop.precision("auto", on), on):
+        with devices.autocast(devices.precision("auto", on), on):
             losses = self.model.measure(real, condition, torch.Generator().manual_seed(0))
             few = replace_rows(condition, slice(0, 32))
             noise = noises(range(len(few.style)), self.model.backbone.latent_shape).to(on)
@@ -173,7 +173,7 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
         mean, std = autoencoder.mean.flatten().tolist(), float(autoencoder.std)
         codes = {"levels": list(autoencoder.config.levels), "mean": mean, "std": std}
         recipe["autoregressive"] = recipe.get("autoregressive", {}) | codes
-    model = build(recipe).to(loop.device())
+    model = build(recipe).to(devices.device())
     if "start_from" in recipe and not resume:
         model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
     pairs = Pairs(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from miaobi.files import atomic_write
 from miaobi.images import from_uint8
 from miaobi.models.autoencoder import Autoencoder
-from miaobi.train import loop
+from miaobi.train import devices
 from miaobi.train.colours import COLOURS, main_colour, recolour
 from miaobi.train.data import Dataset
 
@@ -66,7 +66,7 @@ def encode(
             for index, colour in jobs[start : start + batch_size]
         ]
         x = torch.from_numpy(from_uint8(np.stack(pictures))).to(on, memory_format=torch.channels_last)
-        with torch.no_grad(), loop.autocast(loop.precision("auto", on), on):
+        with torch.no_grad(), devices.autocast(devices.precision("auto", on), on):
             parts.append(autoencoder.encode(x).float().cpu().numpy().astype(np.float16))
     source, colour = np.array(jobs, np.int64).T
     result = Latents(np.concatenate(parts), source, colour)

@@ -11,9 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -27,6 +25,7 @@ from miaobi.errors import TrainingError
 from miaobi.files import atomic_write
 from miaobi.models.layers import recompute_inside
 from miaobi.train import workers
+from miaobi.train.devices import autocast, precision
 
 EXPLODED, EXPLODED_STEPS = 1000.0, 5
 """How far above the usual, and for how many steps, the gradient's norm is when training stops."""
@@ -142,45 +141,6 @@ class State:
     step: int = 0
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Kept with the checkpoint."""
-
-
-def device() -> torch.device:
-    """The accelerator if there is one, otherwise the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def precision(choice: str, on: torch.device) -> torch.dtype:
-    """The dtype of matrix products for `choice` ("auto", "fp32", "bf16", "fp16") on a device."""
-    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if choice in named:
-        return named[choice]
-    native = torch.cuda.is_bf16_supported() if on.type == "cuda" else on.type == "cpu" and _cpu_bf16_pays()
-    return torch.bfloat16 if native else torch.float32
-
-
-@cache
-def _cpu_bf16_pays() -> bool:
-    """Whether this CPU multiplies bf16 faster than fp32: measured, as what it claims says little. With AMX
-    bf16 was five times faster, with AVX-512 BF16 alone half as fast.
-    """
-
-    def best_s(dtype: torch.dtype) -> float:
-        a, b = torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-        times = []
-        for _ in range(5):
-            begin = time.perf_counter()
-            a @ b
-            times.append(time.perf_counter() - begin)
-        return min(times)
-
-    return best_s(torch.bfloat16) < 0.8 * best_s(torch.float32)
-
-
-def autocast(dtype: torch.dtype, on: torch.device) -> AbstractContextManager[Any]:
-    """Automatic mixed precision, or nothing for fp32."""
-    return nullcontext() if dtype is torch.float32 else torch.autocast(on.type, dtype)
 
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:

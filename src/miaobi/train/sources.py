@@ -14,7 +14,7 @@ from miaobi.runtimes.onnx import OnnxModel
 from miaobi.text.encoder import TextEncoder, TextFeatures
 from miaobi.text.memory import Memory, best_scale, pack
 from miaobi.train import autoencoder as autoencoder_part
-from miaobi.train import loop, workers
+from miaobi.train import devices, workers
 from miaobi.train.data import Dataset, Record, load_dataset
 from miaobi.train.latents import Latents, encode
 from miaobi.train.text_keys import build_keys
@@ -40,7 +40,7 @@ class Sources:
     def load(cls, recipe: Mapping[str, Any]) -> "Sources":
         """Read `data`, `autoencoder` and `text` of a recipe; encodes the pictures the first time."""
         dataset = load_dataset(Path(recipe["data"]))
-        autoencoder = autoencoder_part.load(Path(recipe["autoencoder"])).to(loop.device())
+        autoencoder = autoencoder_part.load(Path(recipe["autoencoder"])).to(devices.device())
         cache = Path(recipe["data"]) / "latents.npz"
         with workers.first_alone():
             latents = encode(autoencoder, dataset, recipe.get("recoloured_copies", 1), cache)

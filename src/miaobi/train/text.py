@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from miaobi.models.text import TextConfig, TextModel
 from miaobi.text.tokenizer import Tokenizer
-from miaobi.train import loop, workers
+from miaobi.train import devices, loop, workers
 from miaobi.train.drive import drive
 from miaobi.train.text_captions import CLASSES, is_chinese, said_colour, vary
 from miaobi.train.text_data import COMMON, Captions, Float, words, worth
@@ -297,7 +297,7 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
                 extend_tokenizer(base / "tokenizer.json", rare, path)
     tokenizer = Tokenizer(path)
     torch.manual_seed(recipe["schedule"].get("seed", 0))
-    model = TextModel(_config(recipe, tokenizer)).to(loop.device())
+    model = TextModel(_config(recipe, tokenizer)).to(devices.device())
     if captions.targets is not None and captions.targets.shape[1] != model.config.width:
         raise ValueError(
             f"targets have {captions.targets.shape[1]} values and model.width is {model.config.width}; "

@@ -16,7 +16,7 @@ from miaobi.errors import DataError
 from miaobi.files import atomic_write
 from miaobi.models.upscaler import MARGIN_PX, SCALE, Upscaler, UpscalerConfig
 from miaobi.refine.resample import by_tiles, resample, shrink
-from miaobi.train import autoencoder, loop
+from miaobi.train import autoencoder, devices, loop
 from miaobi.train.data import Dataset, Indices, load_dataset
 from miaobi.train.drive import drive
 
@@ -211,7 +211,7 @@ def small_pictures(dataset: Dataset, rendered: Dataset, coder: Path, cache: Path
         path = cache / f"{kind}.npy"
         if not path.exists():
             made = np.empty(shape, np.uint8)
-            model = autoencoder.load(coder).to(loop.device()) if kind == "reconstructed" else None
+            model = autoencoder.load(coder).to(devices.device()) if kind == "reconstructed" else None
             for start in range(0, len(dataset), 32):
                 part = slice(start, min(start + 32, len(dataset)))
                 if model is None:
@@ -247,7 +247,7 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     dataset, rendered = load_dataset(Path(recipe["data"])), load_dataset(Path(recipe["rendered"]))
     cache = Path(recipe["data"]) / "small"
     small = small_pictures(dataset, rendered, Path(recipe["autoencoder"]), cache)
-    model = Upscaler(UpscalerConfig(**recipe.get("model", {}))).to(loop.device())
+    model = Upscaler(UpscalerConfig(**recipe.get("model", {}))).to(devices.device())
     if "start_from" in recipe and not resume:
         model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
     task = UpscalerTask(model, dataset, small, recipe["shares"], recipe.get("crop_px", 40))
