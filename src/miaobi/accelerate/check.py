@@ -1,0 +1,241 @@
+"""Whether a recipe may be applied to a pipeline: each step is checked against what the steps before it left.
+
+A step that is unknown here, cannot work, stands in the wrong place, would do nothing, or was measured to
+harm (`accelerate.composition`) is refused with the reason, before anything changes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+from miaobi.accelerate.composition import measured
+from miaobi.accelerate.recipe import (
+    Batch,
+    Cache,
+    ChannelsLast,
+    Compile,
+    Distill,
+    Guidance,
+    MergeTokens,
+    Precision,
+    Prune,
+    Quantize,
+    Recipe,
+    RecipeError,
+    Runtime,
+    Sampler,
+    ShareLayers,
+    Step,
+    Steps,
+    Threads,
+    TinyDecoder,
+)
+from miaobi.traits import Traits
+
+PACKAGES: Mapping[str, tuple[str, str]] = {
+    "torch": ("torch", "train"),
+    "onnxruntime": ("onnxruntime", ""),
+    "openvino": ("openvino", "openvino"),
+}
+"""Package of each runtime, and the extra that installs it."""
+
+
+def check(traits: Traits, recipe: Recipe) -> Traits:
+    """What the pipeline will be after the recipe.
+
+    Raises:
+        RecipeError: with the reason for every step that is refused.
+    """
+    problems: list[str] = []
+    before: list[Step] = []
+    for step in recipe:
+        reason = _misplaced(step, before) or _refused(traits, step) or measured(traits, before, step)
+        if reason:
+            problems.append(f"{step}: {reason}")
+        else:
+            traits = _after(traits, step)
+        before.append(step)
+    if problems:
+        raise RecipeError(f"{traits.model} cannot be changed so. " + " ".join(problems))
+    return traits
+
+
+def _misplaced(step: Step, before: list[Step]) -> str | None:
+    if any(type(one) is type(step) for one in before):
+        return "given twice; keep one."
+    later = [one for one in before if one.stage > step.stage]
+    if later:
+        return f"comes after {later[0].name}, which works on what it leaves; put it before."
+    return None
+
+
+def _refused(traits: Traits, step: Step) -> str | None:
+    return _RULES[type(step)](traits, step) if type(step) in _RULES else "is unknown; see accelerate.recipe."
+
+
+def _after(traits: Traits, step: Step) -> Traits:
+    return _EFFECTS.get(type(step), lambda old, _: old)(traits, step)
+
+
+def _first(*reasons: tuple[bool, str]) -> str | None:
+    """The first reason whose condition holds."""
+    return next((told for holds, told in reasons if holds), None)
+
+
+def _distill(traits: Traits, step: Distill) -> str | None:
+    return _first(
+        (traits.kind != "bundle", "students are bundles; of a diffusers pipeline load the student itself."),
+    )
+
+
+def _weights(traits: Traits, step: Step) -> str | None:
+    return _first(
+        (not traits.weights, "there are no PyTorch weights to change; export the bundle with `weights = true`."),
+    )
+
+
+def _share(traits: Traits, step: ShareLayers) -> str | None:
+    return _weights(traits, step) or _first(
+        (traits.backbone != "transformer", "layers of a U-Net differ in shape and cannot be shared."),
+        (step.group > traits.blocks, f"there are only {traits.blocks} blocks."),
+    )
+
+
+def _steps(traits: Traits, step: Steps) -> str | None:
+    return _first(
+        (step.count == traits.steps, "it samples in so many already."),
+        (step.count > traits.most_steps, f"choose 1 to {traits.most_steps}."),
+        (step.count > traits.steps, f"more than its {traits.steps} would only be slower."),
+    )
+
+
+def _sampler(traits: Traits, step: Sampler) -> str | None:
+    return _first(
+        (step.method == traits.sampler, "it samples so already."),
+        (step.method not in traits.samplers, f"choose one of {', '.join(traits.samplers)}."),
+    )
+
+
+def _guidance(traits: Traits, step: Guidance) -> str | None:
+    whole = step.begin == 0 and step.end == 1
+    return _first(
+        (not traits.guided, "this model runs without guidance, or with it distilled into its weights."),
+        (whole and step.scale == traits.guidance, "it is guided so already."),
+        (step.scale == 1 and not whole, "scale 1 is no guidance; leave out begin and end."),
+        (not whole and traits.steps < 2, "a part of one step is all of it or nothing."),
+    )
+
+
+def _cache(traits: Traits, step: Cache) -> str | None:
+    wanted = {"deep": "unet", "first-block": "transformer"}[step.method]
+    return _first(
+        (traits.family != "diffusion", f"a {traits.family} has no steps in a row that repeat each other."),
+        (traits.steps < 2, "one step has no earlier one to take results from."),
+        (traits.backbone != wanted, f"{step.method} is for a {wanted}; this is a {traits.backbone}."),
+        (traits.blocks < 3, f"with {traits.blocks} blocks there is next to nothing to skip."),
+        (
+            step.method == "deep" and step.interval > traits.steps,
+            f"an interval above its {traits.steps} steps is no other than {traits.steps}.",
+        ),
+    )
+
+
+def _merge(traits: Traits, step: MergeTokens) -> str | None:
+    return _first(
+        (not traits.tokens, "there is no self-attention to merge tokens for."),
+        (
+            traits.tokens < 1024,
+            f"self-attention looks at {traits.tokens} tokens; finding which to merge takes longer than is saved.",
+        ),
+        (not traits.weights, "it is built into PyTorch's network; start from a pipeline with PyTorch weights."),
+    )
+
+
+def _runtime(traits: Traits, step: Runtime) -> str | None:
+    package, extra = PACKAGES[step.runtime]
+    wanted = f"pip install 'miaobi[{extra}]'" if extra else f"pip install {package}"
+    return _first(
+        (step.runtime == traits.runtime, "it runs there already."),
+        (step.runtime not in traits.runtimes, f"this pipeline runs on {', '.join(traits.runtimes)}."),
+        (find_spec(package) is None, f"{package} is not installed; {wanted}."),
+    )
+
+
+def _precision(traits: Traits, step: Precision) -> str | None:
+    return _first(
+        (step.dtype == traits.dtype, "it computes so already."),
+        (
+            traits.runtime == "onnxruntime" and traits.device == "cpu" and step.dtype != "float32",
+            f"ONNX Runtime's CPU operators compute in fp32 and would only convert {step.dtype} back and forth.",
+        ),
+    )
+
+
+def _quantize(traits: Traits, step: Quantize) -> str | None:
+    return _first(
+        (traits.quantized is not None, f"it is quantized already ({traits.quantized})."),
+        (
+            traits.runtime == "torch" and step.method == "int8-static",
+            "calibrated int8 is done on a graph; add Runtime onnxruntime or openvino before it.",
+        ),
+        (
+            traits.dtype != "float32" and traits.runtime == "onnxruntime",
+            f"ONNX Runtime quantizes fp32 graphs, not {traits.dtype}.",
+        ),
+    )
+
+
+def _channels_last(traits: Traits, step: ChannelsLast) -> str | None:
+    return _first(
+        (traits.runtime != "torch", f"{traits.runtime} chooses its own layout; only PyTorch is told."),
+        (not traits.convolutions, "the part that runs at every step has no convolutions."),
+    )
+
+
+def _compile(traits: Traits, step: Compile) -> str | None:
+    return _first(
+        (traits.runtime != "torch", f"{traits.runtime} compiles its graphs anyway; only PyTorch is told."),
+        (traits.compiled, "it is compiled already."),
+    )
+
+
+def _threads(traits: Traits, step: Threads) -> str | None:
+    return _first((step.count == traits.threads, "it runs with so many already."))
+
+
+def _batch(traits: Traits, step: Batch) -> str | None:
+    return _first((step.size == traits.batch, "it draws so many together already."))
+
+
+_RULES: Mapping[type[Step], Callable[[Traits, Any], str | None]] = {
+    Distill: _distill,
+    Prune: _weights,
+    ShareLayers: _share,
+    TinyDecoder: lambda traits, step: None,
+    Steps: _steps,
+    Sampler: _sampler,
+    Guidance: _guidance,
+    Cache: _cache,
+    MergeTokens: _merge,
+    Runtime: _runtime,
+    Precision: _precision,
+    Quantize: _quantize,
+    ChannelsLast: _channels_last,
+    Compile: _compile,
+    Threads: _threads,
+    Batch: _batch,
+}
+_EFFECTS: Mapping[type[Step], Callable[[Traits, Any], Traits]] = {
+    Steps: lambda old, step: replace(old, steps=step.count),
+    Sampler: lambda old, step: replace(old, sampler=step.method),
+    Guidance: lambda old, step: replace(old, guidance=step.scale, guided=step.scale != 1),
+    Cache: lambda old, step: replace(old, cached=True),
+    MergeTokens: lambda old, step: replace(old, merged=True),
+    Runtime: lambda old, step: replace(old, runtime=step.runtime),
+    Precision: lambda old, step: replace(old, dtype=step.dtype),
+    Quantize: lambda old, step: replace(old, quantized=step.method),
+    Compile: lambda old, step: replace(old, compiled=True),
+    Threads: lambda old, step: replace(old, threads=step.count),
+    Batch: lambda old, step: replace(old, batch=step.size),
+}

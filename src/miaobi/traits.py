@@ -1,0 +1,50 @@
+"""What a pipeline is and how it runs, as fields: what recipes are checked against."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+RuntimeName = Literal["torch", "onnxruntime", "openvino"]
+RUNTIMES: tuple[RuntimeName, ...] = ("torch", "onnxruntime", "openvino")
+DType = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Capabilities and state of a pipeline; a step of a recipe turns one into the next."""
+
+    model: str
+    """Name and version, such as "emoji 0.1.0"."""
+    kind: Literal["bundle", "diffusers"]
+    family: str
+    """"diffusion", "gan", "vae" or "autoregressive"."""
+    backbone: Literal["unet", "transformer"]
+    runtime: RuntimeName
+    runtimes: tuple[RuntimeName, ...]
+    """Those that it can be moved to, its own among them."""
+    device: str
+    """"cpu", "cuda", "mps" …"""
+    dtype: DType
+    steps: int
+    most_steps: int
+    guidance: float
+    """Scale of classifier-free guidance; 1: off."""
+    guided: bool
+    """Whether guidance is run as a second evaluation (not distilled into the weights)."""
+    sampler: str
+    samplers: tuple[str, ...]
+    size_px: int
+    tokens: int
+    """Positions that the widest self-attention looks at; 0: no self-attention."""
+    blocks: int
+    """Transformer blocks, or levels of the U-Net."""
+    weights: bool
+    """Whether PyTorch weights are at hand, to change or to train."""
+    parameters: int
+    convolutions: bool
+    """Whether the part that runs at every step has convolutions."""
+    quantized: str | None = None
+    compiled: bool = False
+    cached: bool = False
+    merged: bool = False
+    threads: int = 0
+    batch: int = 1
