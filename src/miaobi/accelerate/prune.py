@@ -4,9 +4,9 @@ Unstructured: zeros in place of the smallest weights of each layer (Han et al. 2
 matrices stay dense, and a dense product takes as long with zeros as without.
 
 Structured: in every block the same number of inner channels (of the MLPs of a transformer, of the residual
-blocks of a decoder) and of attention heads goes, so that the smaller shapes are a configuration like any other
-and the model is saved, loaded and exported as usual. Channels are ranked by the magnitude of what comes in and
-goes out with them, coupled as torch-pruning finds them (Fang et al. 2023, "DepGraph", arXiv:2301.12900).
+blocks of a decoder) and of attention heads goes, so that the smaller shapes are a configuration like any
+other and the model is saved, loaded and exported as usual. Channels are ranked by the magnitude (L2) of what
+comes in and goes out with them, coupled as torch-pruning finds them (Fang et al. 2023, arXiv:2301.12900).
 """
 
 import copy
@@ -101,18 +101,18 @@ def narrowed_decoder(model: Autoencoder, config: AutoencoderConfig) -> Autoencod
         InputError: it differs in more.
     """
     inner = config.decoder_inner or config.decoder_channels or config.channels
-    alike = replace(
-        model.config,
-        decoder_inner=config.decoder_inner,
-        decoder_blocks=config.decoder_blocks,
-        noise=config.noise,
-    )
-    if alike != replace(config, half_scale=alike.half_scale):
+    free = {
+        "decoder_inner": (),
+        "decoder_blocks": model.config.decoder_blocks,
+        "noise": 0.0,
+        "half_scale": 0.0,
+    }
+    if replace(config, **free) != replace(model.config, **free):
         raise InputError(
             f"a decoder is narrowed in decoder_inner and decoder_blocks alone; {config} differs from "
             f"{model.config} in more."
         )
-    source = copy.deepcopy(model)
+    source = copy.deepcopy(model).requires_grad_()
     kept: list[nn.Module] = []
     stage, seen = len(inner) - 1, 0
     for layer in source.decoder:
@@ -130,7 +130,7 @@ def narrowed_decoder(model: Autoencoder, config: AutoencoderConfig) -> Autoencod
 
 def narrowed_backbone(model: "Generator", config: BackboneConfig) -> "Generator":
     """The generator in a configuration with fewer `heads` and a smaller `mlp_width`."""
-    source = copy.deepcopy(model)
+    source = copy.deepcopy(model).requires_grad_()
     for module in source.modules():
         if isinstance(module, MLP):
             _thin(module.up, module.down, config.mlp_width or 4 * config.width)
@@ -154,7 +154,8 @@ def _thin(first: nn.Module, second: nn.Module, keep: int) -> None:
     if keep >= len(weight):
         return
     example = torch.zeros(1, weight.shape[1], *[1] * (weight.ndim - 2), device=weight.device)
-    graph = tools.DependencyGraph().build_dependency(nn.Sequential(first, second), example_inputs=example)
+    with torch.enable_grad():
+        graph = tools.DependencyGraph().build_dependency(nn.Sequential(first, second), example_inputs=example)
     kind = tools.prune_conv_out_channels if weight.ndim == 4 else tools.prune_linear_out_channels
     everything = graph.get_pruning_group(first, kind, idxs=list(range(len(weight))))
     scores: Tensor = tools.importance.GroupMagnitudeImportance(p=2)(everything)

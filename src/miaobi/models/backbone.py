@@ -30,7 +30,11 @@ class BackboneConfig:
     depth: int = 8
     """Blocks that run at every sampling step."""
     distinct: int = 0
-    """Blocks with weights of their own, used in turn until `depth` have run; 0: all of them."""
+    """Blocks with weights of their own, used until `depth` have run; 0: all of them."""
+    runs: bool = False
+    """Whether a block runs several times in a row, as in MobileLLM (Liu et al. 2024, arXiv:2402.14905),
+    instead of all of them in turn.
+    """
     context_depth: int = 2
     """Blocks over text and neighbours, run once a picture."""
     heads: int = 4
@@ -58,6 +62,12 @@ class BackboneConfig:
     def block(self) -> tuple[int, int, int, int]:
         """Width, heads, head width and MLP width of a block."""
         return self.width, self.heads, self.head_width, self.mlp_width
+
+    @property
+    def order(self) -> list[int]:
+        """Which of the blocks runs at each of the `depth` places."""
+        kinds = self.distinct or self.depth
+        return [place * kinds // self.depth if self.runs else place % kinds for place in range(self.depth)]
 
     @property
     def tokens(self) -> int:
@@ -214,9 +224,9 @@ class Backbone(nn.Module):
         shared = self.modulation(vector)[:, None]
         h = self.input(patchify(x, config.patch)) + place
         prepared = list(zip(self.blocks, keys.unbind(1), values.unbind(1), strict=True))
-        for _ in range(config.depth // len(prepared)):
-            for block, key, value in prepared:
-                h = block(h, shared, (key, value), mask)
+        for place in config.order:
+            block, key, value = prepared[place]
+            h = block(h, shared, (key, value), mask)
         shift, scale = self.output_modulation(vector)[:, None].chunk(2, dim=-1)
         out = self.output(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)
         return unpatchify(out, config.patch, *config.latent_shape[1:])
