@@ -1,7 +1,7 @@
 """Making pipelines faster: recipes, what they do to a pipeline, and what may be combined.
 
-from miaobi.accelerate import Quantize, Runtime, Steps, apply
-fast = apply(pipe, (Steps(2), Runtime("openvino"), Quantize("int8-static")))
+    from miaobi.accelerate import Quantize, Runtime, Steps, apply
+    fast = apply(pipe, (Steps(2), Runtime("openvino"), Quantize("int8-static")))
 """
 
 from typing import TYPE_CHECKING

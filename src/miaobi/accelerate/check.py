@@ -91,10 +91,7 @@ def _distill(traits: Traits, step: Distill) -> str | None:
 
 def _weights(traits: Traits, step: Step) -> str | None:
     return _first(
-        (
-            not traits.weights,
-            "there are no PyTorch weights to change; export the bundle with `weights = true`.",
-        ),
+        (not traits.weights, "there are no PyTorch weights to change; export the bundle with `weights = true`."),
     )
 
 
@@ -151,10 +148,7 @@ def _merge(traits: Traits, step: MergeTokens) -> str | None:
             traits.tokens < 1024,
             f"self-attention looks at {traits.tokens} tokens; finding which to merge takes longer than is saved.",
         ),
-        (
-            not traits.weights,
-            "it is built into PyTorch's network; start from a pipeline with PyTorch weights.",
-        ),
+        (not traits.weights, "it is built into PyTorch's network; start from a pipeline with PyTorch weights."),
     )
 
 

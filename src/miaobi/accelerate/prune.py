@@ -101,7 +101,7 @@ def narrowed_decoder(model: Autoencoder, config: AutoencoderConfig) -> Autoencod
         InputError: it differs in more.
     """
     inner = config.decoder_inner or config.decoder_channels or config.channels
-    free = {
+    free: dict[str, Any] = {
         "decoder_inner": (),
         "decoder_blocks": model.config.decoder_blocks,
         "noise": 0.0,
@@ -176,9 +176,9 @@ def _fewer_heads(attention: Attention, keep: int, context: nn.Linear | None = No
     values = [attention.qkv.weight.chunk(3)[2]]
     if context is not None:
         values.append(context.weight.chunk(2)[1])
-    outputs = attention.out.weight.T.unflatten(0, (heads, size))
-    strength = sum((one.unflatten(0, (heads, size)).square().sum((1, 2)) for one in values), torch.zeros(()))
-    ranked = (strength * outputs.square().sum((1, 2))).argsort()[: heads - keep].tolist()
+    outputs = attention.out.weight.T.reshape(heads, -1)
+    strength = sum((one.reshape(heads, -1).square().sum(1) for one in values), torch.zeros(()))
+    ranked = (strength * outputs.square().sum(1)).argsort()[: heads - keep].tolist()
 
     def rows(parts: int) -> Sequence[int]:
         return [

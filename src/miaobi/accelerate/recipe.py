@@ -269,7 +269,7 @@ STEPS: tuple[type[Step], ...] = (
 
 
 def kind_of(step: type[Step]) -> str:
-    """ "merge-tokens" for `MergeTokens`."""
+    """"merge-tokens" for `MergeTokens`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", step.__name__).lower()
 
 
@@ -351,11 +351,7 @@ def _told(kind: Any) -> str:
 
 
 def _toml(value: Any) -> str:
-    return (
-        repr(value)
-        if isinstance(value, (int, float))
-        else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    )
+    return repr(value) if isinstance(value, (int, float)) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _short(value: Any) -> str:

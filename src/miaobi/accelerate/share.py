@@ -1,4 +1,4 @@
-"""Sharing layers: a run of blocks uses the weights of its first (Lan et al. 2020, "ALBERT", arXiv:1909.11942).
+"""Sharing layers: a run of blocks uses the weights of its first (Lan et al. 2020, arXiv:1909.11942).
 
 Fewer bytes, and in Miaobi's backbone fewer keys and values to make of the context; a step multiplies as much
 as before. What the others had learned is lost, so fine-tune (`accelerate.finetune`).

@@ -224,8 +224,8 @@ class Backbone(nn.Module):
         shared = self.modulation(vector)[:, None]
         h = self.input(patchify(x, config.patch)) + place
         prepared = list(zip(self.blocks, keys.unbind(1), values.unbind(1), strict=True))
-        for place in config.order:
-            block, key, value = prepared[place]
+        for number in config.order:
+            block, key, value = prepared[number]
             h = block(h, shared, (key, value), mask)
         shift, scale = self.output_modulation(vector)[:, None].chunk(2, dim=-1)
         out = self.output(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)

@@ -72,7 +72,7 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     whole = whole_part.load(folder).to(devices.device())
     _, made = loop.load_model(folder)
     table = {**made["model"], **recipe.get("model", {})}
-    config = AutoencoderConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+    config = AutoencoderConfig(**whole_part.tuples(table))
     model = (
         whole_part.load(Path(recipe["start_from"]))
         if "start_from" in recipe
