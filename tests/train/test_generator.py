@@ -218,8 +218,12 @@ def test_a_recipe_distils_into_a_student_and_goes_on(
     loop.save_model(tmp_path / "teacher", model.state_dict(), {"model": asdict(CONFIG)})
     monkeypatch.setattr(Sources, "load", lambda recipe: pairs.sources)
     recipe = {
-        **{"teacher": str(tmp_path / "teacher"), "student": {"width": 8}, "paths": 256},
-        **{"steps": 1, "substeps": 1, "guidance": 1.0},
+        "teacher": str(tmp_path / "teacher"),
+        "student": {"width": 8},
+        "paths": 256,
+        "steps": 1,
+        "substeps": 1,
+        "guidance": 1.0,
         "schedule": {"steps": 1, "batch_size": 4, "precision": "fp32"},
     }
     distill.train(recipe, tmp_path / "first", False)
