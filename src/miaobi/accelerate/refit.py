@@ -29,7 +29,7 @@ def refit_decoder(model: Autoencoder, whole: Autoencoder, latents: Tensor) -> No
         latents: standardised latents (N, C, h, w), such as the memory's; a hundred are plenty.
     """
     x = latents.to(whole.mean.device) * whole.std + whole.mean
-    x, own = _run(whole.decoder[:1], x), _run(model.decoder[:1], x)
+    x, own = whole.decoder[0](x), model.decoder[0](x)
     for (blocks, rest), (kept, own_rest) in zip(_stages(whole), _stages(model), strict=True):
         for number, block in enumerate(kept):
             x = _run(blocks[number:] if block is kept[-1] else blocks[number : number + 1], x)
