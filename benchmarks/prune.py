@@ -3,10 +3,10 @@
     python benchmarks/prune.py [--runtime onnxruntime] [--finetune 0] [--threads 2]
 
 The decoder draws one picture and the generator takes one step, in fp32, all settings in turn in one run; the
-time is the median. Fidelity needs no data: the decoder's pictures of the memory's latents against those of the
-whole decoder (PSNR, dB), and the squared distance of the points on the path from noise to latents against the
-whole generator's, at names of the memory. "refit" is `accelerate.refit`, with the memory's latents; --finetune
-trains the generators so many steps first. Ends with one line of JSON.
+time is the median. Fidelity needs no data: the decoder's pictures of the memory's latents against those of
+the whole decoder (PSNR, dB), and the squared distance of the points on the path from noise to latents to the
+whole generator's, at names of the memory. "refit" is `accelerate.refit`, with the memory's latents;
+--finetune trains the generators so many steps first. Ends with one line of JSON.
 """
 
 import json
