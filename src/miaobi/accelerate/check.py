@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from miaobi.accelerate.composition import measured
+from miaobi.accelerate.composition import measured_reason
 from miaobi.accelerate.recipe import (
     Batch,
     Cache,
@@ -41,8 +41,12 @@ PACKAGES: Mapping[str, tuple[str, str]] = {
 """Package of each runtime, and the extra that installs it."""
 
 
-def check(traits: Traits, recipe: Recipe) -> Traits:
+def check(traits: Traits, recipe: Recipe, *, measured: bool = True) -> Traits:
     """What the pipeline will be after the recipe.
+
+    Args:
+        measured: also refuse what was measured to be worth nothing on a machine like this one
+            (`accelerate.composition`); False leaves that to whoever wants to try.
 
     Raises:
         RecipeError: with the reason for every step that is refused.
@@ -50,7 +54,9 @@ def check(traits: Traits, recipe: Recipe) -> Traits:
     problems: list[str] = []
     before: list[Step] = []
     for step in recipe:
-        reason = _misplaced(step, before) or _refused(traits, step) or measured(traits, before, step)
+        reason = _misplaced(step, before) or _refused(traits, step)
+        if measured and not reason:
+            reason = measured_reason(traits, before, step)
         if reason:
             problems.append(f"{step}: {reason}")
         else:

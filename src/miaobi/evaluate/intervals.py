@@ -21,6 +21,11 @@ class Figure:
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}] (n={self.count})"
 
 
+def exact(value: float) -> Figure:
+    """What was counted, not sampled."""
+    return Figure(value, value, value, 1)
+
+
 def bootstrap(
     statistic: Callable[..., float], *samples: npt.NDArray[np.generic], resamples: int = 1000, seed: int = 0
 ) -> Figure:
