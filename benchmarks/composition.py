@@ -11,8 +11,8 @@ shared weights are not fine-tuned here, so that their PSNR is a floor. Random we
 nothing about looks.
 
 Each pair goes into a journal as it is measured, and a killed run goes on there (delete it to measure anew).
-At the end the data that `check` reads and docs/composition.md are written from the journals. Ends with one
-line of JSON.
+At the end the data that `check` reads and docs/composition.md are written from the journals, then one line
+of JSON.
 """
 
 import gc
@@ -34,7 +34,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from composition_page import page
-
 from miaobi.accelerate import machine
 from miaobi.accelerate.apply import apply
 from miaobi.accelerate.check import check

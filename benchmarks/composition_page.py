@@ -50,6 +50,10 @@ def label(table: Line | None) -> str:
     return " ".join([step.name, *(f"{one:g}" if isinstance(one, float) else str(one) for one in values)])
 
 
+def _pair(line: Line) -> str:
+    return f"{label(line['first'])} | {label(line['second'])}"
+
+
 def _span(line: Line) -> str:
     return f"{line['ratio']:.2f} [{line['low']:.2f}, {line['high']:.2f}] (n={line['count']})"
 
@@ -57,7 +61,7 @@ def _span(line: Line) -> str:
 def _slower(journals: list[list[Line]]) -> str:
     """Quantised but slower, over all pipelines."""
     rows = [
-        f"| {head['name']} | {label(line['first'])} | {label(line['second'])} | {_span(line)} | {line['psnr_db']:.1f} |"
+        f"| {head['name']} | {_pair(line)} | {_span(line)} | {line['psnr_db']:.1f} |"
         for head, *lines in journals
         for line in lines
         if line["second"]["kind"] in ("quantize", "precision") and line["verdict"] == "hurts"
@@ -73,15 +77,15 @@ def _section(head: Line, lines: list[Line]) -> str:
     model = head["model"]
     told = [
         f"## {head['name']}",
-        f"{model['kind']}, {model['family']}, {model['backbone']}, {model['parameters'] / 1e6:.1f} M parameters; "
-        f"as it is: {head['runs']}. Measured {head['date']} on {head['system']}, {machine['cpus']} CPUs "
+        f"{model['kind']}, {model['family']}, {model['backbone']}, "
+        f"{model['parameters'] / 1e6:.1f} M parameters; as it is: {head['runs']}. Measured {head['date']} on {head['system']}, {machine['cpus']} CPUs "
         f"({', '.join(machine['features'])}), {head['rounds']} rounds; "
         + ", ".join(f"{name} {number}" for name, number in versions.items())
         + ".",
         _matrix(lines),
         _list("Hurts, or does nothing", [one for one in lines if one["verdict"] in ("hurts", "no effect")]),
         _list("Helps", [one for one in lines if one["verdict"] == "helps"]),
-        _reasons("Refused", [one for one in lines if one["verdict"] == "refused"]),
+        _reasons("Refused", _refused(lines)),
         _reasons("Failed", [one for one in lines if one["verdict"] == "failed"]),
     ]
     return "\n\n".join(one for one in told if one) + "\n\n"
@@ -90,14 +94,8 @@ def _section(head: Line, lines: list[Line]) -> str:
 def _matrix(lines: list[Line]) -> str:
     cells = {(label(line["first"]), label(line["second"])): line for line in lines}
     timed = [key for key, line in cells.items() if line["verdict"] != "refused"]
-    firsts = [
-        one for one in dict.fromkeys(first for first, _ in cells) if any(first == one for first, _ in timed)
-    ]
-    seconds = [
-        one
-        for one in dict.fromkeys(second for _, second in cells)
-        if any(second == one for _, second in timed)
-    ]
+    firsts = list(dict.fromkeys(first for first, _ in timed))
+    seconds = [one for one in dict.fromkeys(two for _, two in cells) if one in {two for _, two in timed}]
     if not timed:
         return "Every pair is refused."
     rows = ["| first \\ second | " + " | ".join(seconds) + " |", "|---" * (len(seconds) + 1) + "|"]
@@ -123,10 +121,14 @@ def _list(title: str, lines: list[Line]) -> str:
     rows = ["| first | second | times the time | ms a picture | PSNR dB |", "|---|---|---|---|---|"]
     for line in sorted(lines, key=lambda one: -float(one["ratio"])):
         psnr = "identical" if line["psnr_db"] >= 100 else f"{line['psnr_db']:.1f}"
-        rows.append(
-            f"| {label(line['first'])} | {label(line['second'])} | {_span(line)} | {line['ms']:.1f} | {psnr} |"
-        )
+        rows.append(f"| {_pair(line)} | {_span(line)} | {line['ms']:.1f} | {psnr} |")
     return f"### {title}\n\n" + "\n".join(rows)
+
+
+def _refused(lines: list[Line]) -> list[Line]:
+    """Refused steps, alone or after one that is itself not refused."""
+    bad = [label(one["second"]) for one in lines if one["first"] is None and one["verdict"] == "refused"]
+    return [one for one in lines if one["verdict"] == "refused" and label(one["first"]) not in bad]
 
 
 def _reasons(title: str, lines: list[Line]) -> str:

@@ -69,7 +69,9 @@ class Row:
         span = f"({self.low:.2f}-{self.high:.2f}, n={self.count})"
         if self.verdict == "hurts":
             return f"measured {self.ratio:.2f} x slower {span} {after} on a machine like this one."
-        return f"measured to do nothing, {self.ratio:.2f} x the time {span}, {after} on a machine like this one."
+        return (
+            f"measured to do nothing, {self.ratio:.2f} x the time {span}, {after} on a machine like this one."
+        )
 
 
 @dataclass(frozen=True)
