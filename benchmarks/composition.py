@@ -7,8 +7,8 @@ the pipeline that has its first step alone: time ratio with its 95 % interval, a
 that pipeline's, same prompts and seeds. Helps: the interval is wholly below 1; hurts: wholly above; no
 effect: within 3 % of 1; unclear: too wide to tell. With Batch the time is that of a picture in such batches.
 What trains (Distill, fine-tuning) and what needs another model's files (TinyDecoder) is left out; pruned and
-shared weights are not fine-tuned here, so that their PSNR is a floor. Random weights show speed and closeness,
-nothing about looks.
+shared weights are not fine-tuned here, so that their PSNR is a floor. Random weights show speed and
+closeness, nothing about looks.
 
 Each pair goes into a journal as it is measured, and a killed run goes on there (delete it to measure anew).
 At the end the data that `check` reads and docs/composition.md are written from the journals, then one line
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
@@ -35,8 +35,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from composition_page import page
 from miaobi.accelerate import machine
-from miaobi.accelerate.apply import apply
-from miaobi.accelerate.check import check
 from miaobi.accelerate.composition import FORMAT, TABLE, verdict
 from miaobi.accelerate.recipe import (
     Batch,
@@ -58,12 +56,15 @@ from miaobi.accelerate.recipe import (
     Threads,
     to_tables,
 )
+from miaobi.accelerate.rules import check
+from miaobi.accelerate.transform import apply
 from miaobi.evaluate.speed import PROMPTS, take_turns
 from miaobi.traits import RUNTIMES, Traits
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs" / "composition.md"
 PACKAGES = ("diffusers", "nncf", "onnxruntime", "openvino", "torch", "torchao", "transformers")
+METHODS = get_args(Quantize.__annotations__["method"])
 Line = dict[str, Any]
 
 
@@ -77,12 +78,7 @@ def candidates(traits: Traits) -> list[Step]:
         *(Cache("deep"), Cache("first-block"), MergeTokens(0.5)),
         *(Runtime(one) for one in RUNTIMES if one != traits.runtime),
         *(Precision("float16"), Precision("bfloat16")),
-        *(
-            Quantize("int8-dynamic"),
-            Quantize("int8-static"),
-            Quantize("int8-weights"),
-            Quantize("int4-weights"),
-        ),
+        *(Quantize(method) for method in METHODS),
         *(ChannelsLast(), Compile(), Threads(1), Batch(16 if traits.batch == 8 else 8)),
     ]
 

@@ -78,7 +78,8 @@ def _section(head: Line, lines: list[Line]) -> str:
     told = [
         f"## {head['name']}",
         f"{model['kind']}, {model['family']}, {model['backbone']}, "
-        f"{model['parameters'] / 1e6:.1f} M parameters; as it is: {head['runs']}. Measured {head['date']} on {head['system']}, {machine['cpus']} CPUs "
+        f"{model['parameters'] / 1e6:.1f} M parameters; as it is: {head['runs']}. "
+        f"Measured {head['date']} on {head['system']}, {machine['cpus']} CPUs "
         f"({', '.join(machine['features'])}), {head['rounds']} rounds; "
         + ", ".join(f"{name} {number}" for name, number in versions.items())
         + ".",

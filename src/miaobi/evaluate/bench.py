@@ -139,12 +139,7 @@ def command(
     names = {BASELINE: ()} | ({CHANGED: recipe} if recipe else {})
     # processes first: this one is still small and has no threads that spin
     firsts = {
-        name: [
-            speed.in_fresh_process(
-                model, dumps(steps), threads=threads, device=device, prompt=texts[number % len(texts)]
-            )
-            for number in range(fresh)
-        ]
+        name: speed.in_fresh_processes(fresh, model, dumps(steps), threads=threads, device=device)
         for name, steps in names.items()
     }
     from miaobi.loading import load
@@ -152,7 +147,7 @@ def command(
     pipe: Any = load(model, threads=threads, device=device)
     pipelines, counted = {BASELINE: pipe}, {BASELINE: pipe}
     if recipe:
-        from miaobi.accelerate.apply import apply
+        from miaobi.accelerate.transform import apply
 
         pipelines[CHANGED] = apply(pipe, recipe, measured=False)
         counted[CHANGED] = apply(pipe, changes_arithmetic(recipe), measured=False)

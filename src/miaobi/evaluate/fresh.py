@@ -17,8 +17,8 @@ def main(asked: dict[str, Any]) -> dict[str, float]:
     pipe: Any = load(asked["model"], threads=asked["threads"], device=asked["device"])
     loaded = time.perf_counter()
     if asked["recipe"]:
-        from miaobi.accelerate.apply import apply
         from miaobi.accelerate.recipe import loads
+        from miaobi.accelerate.transform import apply
 
         pipe = apply(pipe, loads(asked["recipe"]), measured=False)
     applied, resident = time.perf_counter(), _resident_bytes()

@@ -184,7 +184,7 @@ def fidelity_command(
     model: str | None, recipe: Path, count: int, prompts: Path | None, out: Path | None
 ) -> None:
     """PSNR, SSIM and feature distance of a changed model's pictures to those of the model as it is."""
-    from miaobi.accelerate.apply import apply
+    from miaobi.accelerate.transform import apply
     from miaobi.evaluate import fidelity
 
     reference: Any = load_any(model)
@@ -228,7 +228,7 @@ def prompts_command(
     out: Path | None,
 ) -> None:
     """CLIP score and R-precision of a picture of each line of FILE; with --real, FID and KID."""
-    from miaobi.accelerate.apply import apply
+    from miaobi.accelerate.transform import apply
     from miaobi.evaluate import fidelity
 
     if not clip and real is None:

@@ -193,6 +193,14 @@ def in_fresh_process(
     return Fresh(first_picture_ms=passed, **json.loads(line))
 
 
+def in_fresh_processes(count: int, *asked: Any, **named: Any) -> list[Fresh]:
+    """`in_fresh_process` so many times, after one that only brings files into the page cache and leaves what
+    a recipe keeps for later (graphs made once).
+    """
+    prompts = [PROMPTS[-1 - number] for number in range(count + 1)] if count else []
+    return [in_fresh_process(*asked, **named, prompt=prompt) for prompt in prompts][1:]
+
+
 def first_pictures(runs: Sequence[Fresh]) -> Figures:
     """Means of what new processes needed, in ms and MB."""
     columns: dict[str, list[float]] = {
