@@ -65,6 +65,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs" / "composition.md"
 PACKAGES = ("diffusers", "nncf", "onnxruntime", "openvino", "torch", "torchao", "transformers")
 METHODS = get_args(Quantize.__annotations__["method"])
+TEXTS = PROMPTS[:4]
 Line = dict[str, Any]
 
 
@@ -129,7 +130,13 @@ class Bench:
         before = () if first is None else (first,)
         after = apply(self.pipe, (*before, second), measured=False)
         together = max([1, *(step.size for step in (*before, second) if isinstance(step, Batch))])
-        timings = take_turns({"without": base, "with": after}, self.rounds, warm_up=2, pictures=together)
+        timings = take_turns(
+            {"without": base, "with": after},
+            self.rounds,
+            warm_up=len(TEXTS),  # graphs may be made for each length of a text
+            pictures=together,
+            prompts=TEXTS,
+        )
         ratio = timings.ratio("with", "without")
         found = {
             "verdict": verdict(ratio.low, ratio.high),
@@ -146,7 +153,7 @@ def closeness(reference: Any, changed: Any, count: int) -> float:
     """Mean PSNR (dB, at most 100) of `count` pictures to the reference's."""
     from miaobi.evaluate.fidelity import fidelity
 
-    return fidelity(reference, changed, count, PROMPTS[::-1], features=False)["psnr_db"].value
+    return fidelity(reference, changed, count, TEXTS, features=False)["psnr_db"].value
 
 
 def reason(error: RecipeError, model: str) -> str:

@@ -1,7 +1,6 @@
 import importlib.util
 import json
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from miaobi.accelerate.recipe import (
     Threads,
 )
 from miaobi.accelerate.rules import check
+from miaobi.evaluate.speed import Timings
 from miaobi.traits import Traits
 
 TRAITS = Traits(
@@ -175,14 +175,13 @@ def benchmark() -> Iterator[ModuleType]:
 
 
 class Fake:
-    """Draws grey in a time that its recipe decides: half as long in OpenVINO, twice as long in int8."""
+    """Draws grey; its recipe decides the time: half as long in OpenVINO, twice as long in int8."""
 
     def __init__(self, recipe: Recipe = ()) -> None:
         self.recipe, self.traits = recipe, check(TRAITS, recipe, measured=False)
         self.ms = 4 * (0.5 if VINO in recipe else 1) * (2 if INT8 in recipe else 1)
 
     def generate(self, prompt: str, n: int = 1, seed: int | None = None) -> SimpleNamespace:
-        time.sleep(self.ms * n / 1000)
         grey = 128 + (3 if INT8 in self.recipe else 0)
         return SimpleNamespace(pixels=np.full((n, 16, 16, 4), [grey, grey, grey, 255], np.uint8))
 
@@ -194,7 +193,12 @@ def fake(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
             raise RuntimeError("no kernel\nand a trace")
         return Fake(recipe)
 
+    def take_turns(pipelines: dict[str, Fake], rounds: int, **_: Any) -> Timings:
+        noise = np.random.default_rng(0).normal(1, 0.01, rounds)
+        return Timings({name: pipe.ms * noise for name, pipe in pipelines.items()}, {})
+
     monkeypatch.setattr(benchmark, "apply", apply)
+    monkeypatch.setattr(benchmark, "take_turns", take_turns)
     return benchmark
 
 
@@ -244,5 +248,11 @@ def test_a_killed_run_goes_on_and_the_page_holds_all(
     assert {one.verdict for one in group.rows if one.second == INT8} == {"hurts"}
     assert len(json.loads(data.read_text())["measured"][0]["rows"]) == len(group.rows)
     page = fake.page([again])
-    for told in ("Narrower numbers, but slower", "**✗ ", "✓ 0.5", "chooses its own layout", "no kernel"):
+    for told in (
+        "Narrower numbers, but slower",
+        "**✗ 2.00**",
+        "✓ 0.50",
+        "chooses its own layout",
+        "no kernel",
+    ):
         assert told in page

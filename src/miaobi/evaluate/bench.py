@@ -63,12 +63,13 @@ def measure(
     *,
     rounds: int,
     batches: Sequence[int],
+    warm_up: int = 2,
     prompts: Sequence[str] = speed.PROMPTS,
     energy: Energy | None = None,
 ) -> tuple[dict[str, Figures], Figures, list[str]]:
     """Latency, throughput and energy of pipelines in turn; ratios of the last against the first; notes."""
     energy = energy or Energy.find()
-    single = speed.take_turns(pipelines, rounds, prompts=prompts, energy=energy)
+    single = speed.take_turns(pipelines, rounds, warm_up=warm_up, prompts=prompts, energy=energy)
     found = {name: single.latency(name) for name in pipelines}
     first, last = next(iter(pipelines)), list(pipelines)[-1]
     ratios = {"speedup": single.speedup(last, first)} if last != first else {}
@@ -110,6 +111,7 @@ def changes_arithmetic(recipe: Recipe) -> Recipe:
     "--recipe", "--plan", "path", type=_PATH, help="TOML with [[step]] tables, against the model as it is."
 )
 @click.option("--rounds", default=20, show_default=True, help="Pictures to time, of each in turn.")
+@click.option("--warm-up", default=2, show_default=True, help="Pictures before them that are not timed.")
 @click.option(
     "--batches", default=",".join(map(str, speed.BATCHES)), show_default=True, help="Sizes; empty: none."
 )
@@ -122,6 +124,7 @@ def command(
     model: str | None,
     path: Path | None,
     rounds: int,
+    warm_up: int,
     batches: str,
     fresh: int,
     prompts: Path | None,
@@ -153,7 +156,7 @@ def command(
         counted[CHANGED] = apply(pipe, changes_arithmetic(recipe), measured=False)
     report = Report(_about(pipe.traits, recipe, model))
     report.figures, report.ratios, report.notes = measure(
-        pipelines, rounds=rounds, batches=sizes, prompts=texts
+        pipelines, rounds=rounds, batches=sizes, warm_up=warm_up, prompts=texts
     )
     try:
         rate = flops.gemm_rate(threads or 0)
