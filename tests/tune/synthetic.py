@@ -94,7 +94,9 @@ class SyntheticLab:
             match step:
                 case Steps(count):
                     better = Sampler in kinds
-                    for (low, lost), (high, _) in pairwise([(1, 30), (2, 9), (4, 4), (6, 2), (12, 1), (20, 0)]):
+                    for (low, lost), (high, _) in pairwise(
+                        [(1, 30), (2, 9), (4, 4), (6, 2), (12, 1), (20, 0)]
+                    ):
                         if low <= count < high:
                             units += max(0, lost - 1) if better else lost
                 case Guidance(scale, begin, _):
@@ -122,7 +124,9 @@ class SyntheticLab:
         self.clock.now += 0.3 * count * self.true_ms(recipe) / 1000
         rows = np.arange(first, first + count)
         prompt = np.random.default_rng([self.seed, 1]).standard_normal(self.samples)[rows]
-        own = np.random.default_rng([self.seed, 2, *dumps(recipe).encode()]).standard_normal(self.samples)[rows]
+        own = np.random.default_rng([self.seed, 2, *dumps(recipe).encode()]).standard_normal(self.samples)[
+            rows
+        ]
         return 0.6 + 0.1 * prompt - self.true_loss(recipe) + (self.sample_noise * own if recipe else 0)
 
     def groups(self, first: int, count: int) -> Groups:

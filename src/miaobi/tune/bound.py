@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, t
 
-from miaobi.evaluate.quality import Figure
+from miaobi.evaluate.intervals import Figure
 from miaobi.tune.lab import Groups, Scores
 
 ERROR = 0.025

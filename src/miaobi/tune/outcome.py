@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from miaobi.accelerate.recipe import Recipe, from_tables, to_tables
-from miaobi.evaluate.quality import Figure
+from miaobi.evaluate.intervals import Figure
 from miaobi.tune.bound import ERROR
 from miaobi.tune.space import Objective
 from miaobi.tune.trial import Trial

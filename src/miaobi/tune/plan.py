@@ -10,7 +10,7 @@ from typing import Any
 
 from miaobi.accelerate.recipe import Recipe, RecipeError, describe, dumps, from_tables
 from miaobi.errors import InputError
-from miaobi.evaluate.figure import Figure
+from miaobi.evaluate.intervals import Figure
 from miaobi.files import atomic_write
 from miaobi.tune.hardware import Hardware, this_machine
 
@@ -118,7 +118,10 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         )
     try:
         return Plan(
-            **{name: _text(values, name) for name in ("model", "digest", "objective", "scale", "reason", "date")},
+            **{
+                name: _text(values, name)
+                for name in ("model", "digest", "objective", "scale", "reason", "date")
+            },
             recipe=from_tables(values.get("step", [])),
             hardware=Hardware.from_json(values["hardware"]),
             max_loss=float(values["max_loss"]),

@@ -57,7 +57,9 @@ class Record:
             scores = self.lab.scores(recipe, pool + len(kept), chunk)
             took = self._clock() - started
             self._seconds[recipe] = took / chunk
-            self._chunks[recipe] = 2 * chunk if took < _SECONDS else max(1, chunk // 2) if took > 4 * _SECONDS else chunk
+            self._chunks[recipe] = (
+                2 * chunk if took < _SECONDS else max(1, chunk // 2) if took > 4 * _SECONDS else chunk
+            )
             self._append(recipe, pool, len(kept), scores)
             kept += map(float, scores)
         return min(len(kept), count)
@@ -81,7 +83,9 @@ class Record:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise MachineError(f"cannot write {str(self._path)!r}: {error.strerror}; free some space.") from error
+            raise MachineError(
+                f"cannot write {str(self._path)!r}: {error.strerror}; free some space."
+            ) from error
 
 
 def _last_byte(path: Path) -> bytes:

@@ -22,9 +22,10 @@ import numpy as np
 
 from miaobi.accelerate.recipe import Recipe
 from miaobi.errors import MachineError, MiaobiError
-from miaobi.evaluate.quality import Figure, bootstrap
+from miaobi.evaluate.intervals import Figure, bootstrap
 from miaobi.tune.bound import Loss
 from miaobi.tune.confirm import DESPAIR, Finals
+from miaobi.tune.guess import Guess
 from miaobi.tune.lab import Lab, Scores
 from miaobi.tune.measure import CHOOSE, CONFIRM, Budget, Measure
 from miaobi.tune.outcome import Finalist, Goal, Outcome, Progress
@@ -38,7 +39,7 @@ SCREEN = 0.5
 SHORTLIST = 6
 """Recipes whose times are measured again in turn, of which the finalists are the first."""
 PATIENCE = 60
-"""Trials without a new best, all around it known, after which screening is done."""
+"""Trials without a new best after which screening is done."""
 HOPE = 0.25
 """Chance to clear the bound from which a recipe may become a finalist."""
 FASTER = 0.98
@@ -111,21 +112,18 @@ class Search:
     def _screen(self) -> None:
         starts = self._space.starts()
         waited, best = 0, self._best()
-        while self._budget.left_s(SCREEN) > 0 or () not in self._study.known:
+        while waited <= PATIENCE and (self._budget.left_s(SCREEN) > 0 or () not in self._study.known):
             known, barred = self._study.known, self._study.barred
             recipe = next((one for one in starts if one not in known and barred.isdisjoint(one)), None)
             origin: Origin = "start"
-            if recipe is None and (waited % 2 == 0 or waited > PATIENCE):
+            if recipe is None and waited % 3:
                 recipe, origin = self._near(), "neighbour"
-                if recipe is None and waited > PATIENCE:
-                    return
             if recipe is not None:
                 self._study.begin(recipe)
             else:
                 recipe, origin = self._study.suggest(), "suggested"
-                if recipe is None:  # all that is suggested is known
-                    waited = PATIENCE + 1
-                    continue
+            if recipe is None:
+                return  # all that is suggested is known
             self._study.finish(self._trial(recipe, origin))
             self._tell("screening")
             found = self._best()
@@ -133,12 +131,19 @@ class Search:
             best = found
 
     def _near(self) -> Recipe | None:
-        """A recipe that differs in one step from the best, and was not tried."""
-        best, known = self._best(), self._study.known
-        near = self._space.neighbours(best.recipe if best else (), self._study.barred)
+        """Of the untried recipes that differ from the best in one or two steps, the cheapest by guess whose
+        loss is not guessed above the bound.
+        """
+        best, known, barred = self._best(), self._study.known, self._study.barred
+        near = dict.fromkeys(self._space.neighbours(best.recipe if best else (), barred))
+        near |= dict.fromkeys(two for one in list(near) for two in self._space.neighbours(one, barred))
         fresh = [one for one in near if one not in known]
-        order = np.random.default_rng([self._goal.seed, len(known)]).permutation(len(fresh))
-        return fresh[order[0]] if fresh else None
+        if not fresh:
+            return None
+        guessed = Guess(self._study.trials, self._goal.max_loss)(fresh)
+        guessed[guessed[:, 1] > self._goal.max_loss, 0] = np.inf
+        place = int(guessed[:, 0].argmin())
+        return fresh[place] if np.isfinite(guessed[place, 0]) else None
 
     def _trial(self, recipe: Recipe, origin: Origin) -> Trial:
         """Measure a recipe: its cost, and its loss on as many samples as it is worth."""

@@ -1,6 +1,6 @@
 """The recipes that make sense for a pipeline: slots, one for each kind of step, walked in a recipe's order.
 
-Every option passes `accelerate.check` after the steps chosen before it, so that nothing illegal is ever
+Every option passes `accelerate.rules` after the steps chosen before it, so that nothing illegal is ever
 measured. What no option is left for is no parameter of the study, and a parameter is named after the options
 it has, because a parameter of Optuna always has the same ones.
 """
@@ -8,9 +8,10 @@ it has, because a parameter of Optuna always has the same ones.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-from miaobi.accelerate.check import check
+from miaobi.accelerate.rules import check
 from miaobi.accelerate.recipe import (
     Batch,
     Cache,
@@ -53,9 +54,7 @@ class Space:
     traits: Traits
     slots: tuple[Slot, ...]
 
-    def walk(
-        self, choose: Callable[[str, list[str]], str], barred: frozenset[Step] = frozenset()
-    ) -> Recipe:
+    def walk(self, choose: Callable[[str, list[str]], str], barred: frozenset[Step] = frozenset()) -> Recipe:
         """A recipe made by `choose`, which is given a parameter's name and labels, "-" for none first.
 
         Steps that are `barred`, such as those that failed alone, are never offered.
@@ -86,12 +85,8 @@ class Space:
         return chosen
 
     def legal(self, recipe: Recipe) -> bool:
-        """Whether `accelerate.check` lets the recipe pass."""
-        try:
-            check(self.traits, recipe)
-        except RecipeError:
-            return False
-        return True
+        """Whether `accelerate.rules` lets the recipe pass."""
+        return _legal(self.traits, recipe)
 
     def ordered(self, steps: Sequence[Step]) -> Recipe:
         """Steps of this space as a recipe: in the order of the slots."""
@@ -107,6 +102,8 @@ class Space:
         found: list[Recipe] = [(one,) for one in parts]
         found += [(one, runtime) for one in parts for runtime in runtimes]
         found += [(one,) for one in runtimes]
+        quantized = [slot.options for slot in self.slots if slot.kind == "quantize"]
+        found += [(one, step) for one in runtimes for steps in quantized for step in steps[:3]]
         for kind, options in kinds.items():
             many = kind in ("distill", "tiny-decoder", "runtime", "precision")
             found += [(one,) for one in (options if many else _middle(options))]
@@ -119,15 +116,21 @@ class Space:
         return [(), *legal]
 
     def neighbours(self, recipe: Recipe, barred: frozenset[Step] = frozenset()) -> Iterator[Recipe]:
-        """Legal recipes that differ in one slot."""
+        """Legal recipes that differ in one step, but for steps that are no longer legal beside it."""
         for slot in self.slots:
             rest = [step for step in recipe if step not in slot.options]
-            swapped = [*rest] if len(rest) < len(recipe) else None
-            options = [one for one in slot.options if one not in recipe and one not in barred]
-            for steps in ([swapped] if swapped is not None else []) + [[*rest, one] for one in options]:
-                made = self.ordered(steps)
-                if self.legal(made):
+            if len(rest) < len(recipe):
+                yield self._without_illegal(rest)
+            for one in slot.options:
+                made = self._without_illegal([*rest, one])
+                if one in made and one not in recipe and one not in barred:
                     yield made
+
+    def _without_illegal(self, steps: Sequence[Step]) -> Recipe:
+        made: Recipe = ()
+        for step in self.ordered(steps):
+            made = (*made, step) if self.legal((*made, step)) else made
+        return made
 
 
 def space_of(
@@ -171,7 +174,7 @@ def space_of(
         (
             Quantize,
             [
-                *(Quantize("int8-dynamic"), Quantize("int8-static")),
+                *(Quantize("int8-dynamic"), Quantize("int8-static"), Quantize("int8-mixed")),
                 *(Quantize("int8-weights"), Quantize("int4-weights")),
             ],
         ),
@@ -181,6 +184,15 @@ def space_of(
         (Batch, [Batch(size) for size in (4, 8, 16, 32)] if objective == "throughput" else []),
     ]
     return Space(traits, tuple(Slot(options[0].name, tuple(options)) for _, options in wanted if options))
+
+
+@lru_cache(maxsize=100_000)
+def _legal(traits: Traits, recipe: Recipe) -> bool:
+    try:
+        check(traits, recipe)
+    except RecipeError:
+        return False
+    return True
 
 
 def usable_cores() -> int:

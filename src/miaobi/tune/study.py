@@ -103,9 +103,7 @@ class Study:
         seed = self.seed * 1_000_003 + len(self.trials) * 1009 + attempt
         self._study.sampler = self._optuna.samplers.TPESampler(seed=seed % 2**32)
         self._open = trial = self._study.ask()
-        return self.space.walk(
-            lambda name, labels: str(trial.suggest_categorical(name, labels)), self.barred
-        )
+        return self.space.walk(lambda name, labels: str(trial.suggest_categorical(name, labels)), self.barred)
 
     def finish(self, trial: Trial) -> None:
         """Write a trial down; after this it is never measured again."""

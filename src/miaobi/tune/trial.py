@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from miaobi.accelerate.recipe import Recipe, describe, from_tables, to_tables
-from miaobi.evaluate.quality import Figure
+from miaobi.evaluate.intervals import Figure
 
 Origin = Literal["start", "suggested", "neighbour"]
 
