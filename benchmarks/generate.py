@@ -12,15 +12,12 @@ adds the sizes of the wheel and of a fresh virtual environment with it. Ends wit
 """
 
 import json
-import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
 import venv
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -29,10 +26,8 @@ import click
 import numpy as np
 
 Figures = dict[str, float]
-Shape = tuple[int, ...]
 PROMPT = "a colorful parrot"
 SCENE, SCENE_PX = "一只在花园里飞翔的彩色鹦鹉", 512
-GEMM_SIZE = 2048
 
 
 def cold(model: str | None, runs: int, prompt: str, *options: str) -> Figures:
@@ -135,135 +130,6 @@ def remembering(model: str | None, threads: int | None, names: int, runs: int) -
     return {f"remembered_{names}_added_ms": added}
 
 
-def flops(path: Path, shapes: Mapping[str, Shape]) -> int:
-    """Floating-point operations of an ONNX graph whose inputs have these shapes.
-
-    Matrix products, convolutions and attention count (2 for a multiplication and addition), nothing else. The
-    graph runs once on zeros, so that every shape is a real one.
-    Raises ValueError where the shape of an input is missing.
-    """
-    import onnx
-    import onnxruntime as ort
-
-    model = onnx.load(str(path))
-    graph = model.graph
-    zeros = {}
-    for value in graph.input:
-        kind = value.type.tensor_type
-        shape = shapes.get(value.name) or tuple(axis.dim_value for axis in kind.shape.dim)
-        if not all(shape):
-            raise ValueError(f"{path.name}: the shape of {value.name} is unknown")
-        zeros[value.name] = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    shown = {value.name for value in graph.output}
-    inner = [name for node in graph.node for name in node.output if name and name not in shown]
-    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inner)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_outputs()]
-    known: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    known |= {name: array.shape for name, array in zeros.items()}
-    known |= {name: np.shape(array) for name, array in zip(names, session.run(None, zeros), strict=True)}
-    return sum(
-        _COUNTS[node.op_type](node, [known[name] if name else () for name in (*node.input, node.output[0])])
-        for node in graph.node
-        if node.op_type in _COUNTS
-    )
-
-
-def _matmul(_node: Any, shapes: list[Shape]) -> int:
-    return 2 * math.prod(shapes[-1]) * shapes[0][-1]
-
-
-def _gemm(node: Any, shapes: list[Shape]) -> int:
-    transposed = any(one.name == "transA" and one.i for one in node.attribute)
-    return 2 * math.prod(shapes[-1]) * shapes[0][0 if transposed else 1]
-
-
-def _conv(_node: Any, shapes: list[Shape]) -> int:
-    return 2 * math.prod(shapes[-1]) * math.prod(shapes[1][1:])
-
-
-def _conv_transpose(_node: Any, shapes: list[Shape]) -> int:
-    return 2 * math.prod(shapes[0]) * math.prod(shapes[1][1:])
-
-
-def _attention(node: Any, shapes: list[Shape]) -> int:
-    """Q Kᵀ and its product with V, each (B, heads, L, width) or (B, L, heads · width)."""
-    query, key, value = shapes[:3]
-    heads: dict[str, int] = {one.name: one.i for one in node.attribute}
-    if len(query) == 3:
-        groups = heads["q_num_heads"] // heads["kv_num_heads"]
-        return 2 * query[0] * query[1] * key[1] * (query[2] + value[2] * groups)
-    return 2 * math.prod(query[:3]) * key[2] * (query[3] + value[3])
-
-
-_COUNTS: dict[str, Callable[[Any, list[Shape]], int]] = {
-    "MatMul": _matmul,
-    "MatMulInteger": _matmul,
-    "MatMulNBits": _matmul,
-    "Gemm": _gemm,
-    "Conv": _conv,
-    "ConvInteger": _conv,
-    "ConvTranspose": _conv_transpose,
-    "Attention": _attention,
-}
-
-
-@contextmanager
-def recorded_calls() -> Iterator[list[tuple[str, dict[str, Shape]]]]:
-    """The file name and input shapes of every graph that runs inside the block."""
-    from miaobi.runtimes.onnx import OnnxModel
-
-    calls: list[tuple[str, dict[str, Shape]]] = []
-    run = OnnxModel.__call__
-
-    def recording(self: OnnxModel, **inputs: Any) -> dict[str, Any]:
-        calls.append((self._name, {name: tuple(inputs[name].shape) for name in self.inputs}))
-        return run(self, **inputs)
-
-    OnnxModel.__call__ = recording  # type: ignore[method-assign]
-    try:
-        yield calls
-    finally:
-        OnnxModel.__call__ = run  # type: ignore[method-assign]
-
-
-def picture_flops(pipe: Any) -> dict[str, int]:
-    """FLOPs of one picture by graph, all steps together, at the shapes that really ran."""
-    with recorded_calls() as calls:
-        pipe.generate(PROMPT, seed=0)
-    counted: dict[str, int] = {}
-    for name, shapes in calls:
-        counted[name] = counted.get(name, 0) + flops(pipe.bundle.path(name), shapes)
-    return counted
-
-
-def gemm_rate(threads: int, runs: int = 10) -> float:
-    """FLOP/s of the fastest of `runs` fp32 products of square matrices in the same runtime."""
-    import numpy as np
-    import onnxruntime
-    from onnx import TensorProto, helper
-
-    sides = [GEMM_SIZE, GEMM_SIZE]
-    a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, sides) for name in "abc")
-    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", [a, b], [c])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    rng = np.random.default_rng(0)
-    inputs = {name: rng.standard_normal(sides, dtype=np.float32) for name in "ab"}
-    times = []
-    for _ in range(runs + 1):
-        started = time.perf_counter()
-        session.run(None, inputs)
-        times.append(time.perf_counter() - started)
-    return float(2 * GEMM_SIZE**3 / min(times[1:]))
-
-
 def teacher_ms(folder: Path, style: str, threads: int, runs: int = 3) -> float:
     """Median milliseconds of one picture by the PyTorch fp32 teacher with 50 guided steps."""
     import torch
@@ -327,6 +193,7 @@ def main(
     figures |= {f"scene_{name}": value for name, value in of_scene.items()}
 
     from miaobi import load
+    from miaobi.evaluate.flops import gemm_rate, picture_flops
 
     pipe = load(model, threads=threads)
     rate_before = gemm_rate(pipe.running.threads)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from miaobi.accelerate.composition import measured
+from miaobi.accelerate.composition import measured_reason
 from miaobi.accelerate.recipe import (
     Batch,
     Cache,
@@ -44,8 +44,12 @@ ALONE = ("int8-dynamic", "int8-mixed")
 """Methods whose scales are those of a whole batch in ONNX Runtime."""
 
 
-def check(traits: Traits, recipe: Recipe) -> Traits:
+def check(traits: Traits, recipe: Recipe, *, measured: bool = True) -> Traits:
     """What the pipeline will be after the recipe.
+
+    Args:
+        measured: also refuse what was measured to be worth nothing on a machine like this one
+            (`accelerate.composition`); False leaves that to whoever wants to try.
 
     Raises:
         RecipeError: with the reason for every step that is refused.
@@ -53,7 +57,9 @@ def check(traits: Traits, recipe: Recipe) -> Traits:
     problems: list[str] = []
     before: list[Step] = []
     for step in recipe:
-        reason = _misplaced(step, before) or _refused(traits, step) or measured(traits, before, step)
+        reason = _misplaced(step, before) or _refused(traits, step)
+        if measured and not reason:
+            reason = measured_reason(traits, before, step)
         if reason:
             problems.append(f"{step}: {reason}")
         else:

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 Any_ = TypeVar("Any_", "Pipeline", "DiffusersPipeline")
 
 
-def apply(pipeline: Any_, recipe: Recipe) -> Any_:
+def apply(pipeline: Any_, recipe: Recipe, *, measured: bool = True) -> Any_:
     """A new pipeline that runs as the recipe says.
 
-    The whole recipe is checked first (`accelerate.rules`).
+    The whole recipe is checked first (`accelerate.rules`, which `measured` is for).
 
     Raises:
         RecipeError: a step cannot be taken; the message has the reason for each.
         MachineError: a runtime or tool failed.
     """
-    check(pipeline.traits, recipe)
+    check(pipeline.traits, recipe, measured=measured)
     if isinstance(pipeline, Pipeline):
         from miaobi.accelerate.bundles import changed
 

@@ -4,17 +4,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
+from miaobi.accelerate.recipe import describe
 from miaobi.errors import InputError
-from miaobi.evaluate import generation
+from miaobi.evaluate import generation, prompts
+from miaobi.evaluate.bench import read_prompts, read_recipe
 from miaobi.evaluate.classifier import load_judge
 from miaobi.evaluate.features import FeatureExtractor
 from miaobi.evaluate.generation import Bench, Draw, Figures, Reconstruct
+from miaobi.evaluate.prompts import CLIP, FEATURES
+from miaobi.evaluate.speed import PROMPTS
 from miaobi.files import atomic_write
 from miaobi.images import UInt8, contact_sheet, from_uint8, save_png, to_pil, to_uint8
+from miaobi.loading import load as load_any
 from miaobi.pipeline import Pipeline, load
 from miaobi.train.data import load_dataset
 
@@ -64,10 +70,16 @@ _data = click.option(
 )
 _out = click.option("--out", type=_folder, help="Folder for report.json and the sheets.")
 
+_prompts = click.option(
+    "--prompts",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A prompt a line.  [default: 160 things of one colour each]",
+)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def cli() -> None:
-    """Measure quality on held-out pictures; every figure has its 95 % interval and sample count."""
+    """Measure quality; every figure has its 95 % interval and sample count."""
 
 
 @cli.command("autoencoder")
@@ -153,6 +165,86 @@ def generation_command(
         out,
         {"bundle": model or "shipped", "steps": steps, "autoencoder": autoencoder, "teacher": teacher},
     )
+
+
+@cli.command("fidelity")
+@click.option("-m", "--model", help="Bundle, diffusers folder or hub id.  [default: the bundle inside]")
+@click.option(
+    "--recipe",
+    "--plan",
+    "recipe",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="TOML with [[step]] tables: what is changed.",
+)
+@click.option("--count", type=click.IntRange(1), default=32, show_default=True, help="Pictures of each.")
+@_prompts
+@_out
+def fidelity_command(
+    model: str | None, recipe: Path, count: int, prompts: Path | None, out: Path | None
+) -> None:
+    """PSNR, SSIM and feature distance of a changed model's pictures to those of the model as it is."""
+    from miaobi.accelerate.transform import apply
+    from miaobi.evaluate import fidelity
+
+    reference: Any = load_any(model)
+    steps = read_recipe(recipe)
+    changed = apply(reference, steps, measured=False)
+    texts = read_prompts(prompts) if prompts else PROMPTS
+    seeds = range(count)
+    asked = [texts[seed % len(texts)] for seed in seeds]
+    a, b = (fidelity.draw(pipe, asked, seeds) for pipe in (reference, changed))
+    _finish(fidelity.compare(a, b), out, {"model": model or "shipped", "recipe": describe(steps)})
+    if out is not None:
+        both = np.concatenate([x[start : start + 8] for start in range(0, min(count, 32), 8) for x in (a, b)])
+        save_png(out / "reference_and_changed.png", contact_sheet(to_pil(both), 8))
+
+
+@cli.command("prompts")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("-m", "--model", help="Bundle, diffusers folder or hub id.  [default: the bundle inside]")
+@click.option(
+    "--recipe", "--plan", "recipe", type=click.Path(path_type=Path, dir_okay=False), help="Change it so."
+)
+@click.option(
+    "--clip", default=CLIP, show_default=True, help="CLIP: hub id or folder; empty: no R-precision."
+)
+@click.option("--real", type=_folder, help="Folder of real pictures: adds FID and KID.")
+@click.option(
+    "--features",
+    type=click.Choice(FEATURES),
+    default=FEATURES[0],
+    show_default=True,
+    help="For FID and KID.",
+)
+@_out
+def prompts_command(
+    file: Path,
+    model: str | None,
+    recipe: Path | None,
+    clip: str,
+    real: Path | None,
+    features: str,
+    out: Path | None,
+) -> None:
+    """CLIP score and R-precision of a picture of each line of FILE; with --real, FID and KID."""
+    from miaobi.accelerate.transform import apply
+    from miaobi.evaluate import fidelity
+
+    if not clip and real is None:
+        raise InputError("nothing to measure; give --clip or --real.")
+    pipe: Any = load_any(model)
+    steps = read_recipe(recipe) if recipe else ()
+    pipe = apply(pipe, steps, measured=False) if steps else pipe
+    texts = list(dict.fromkeys(read_prompts(file)))
+    pixels = fidelity.draw(pipe, texts, range(len(texts)))
+    figures = prompts.r_precision(pixels, texts, clip) if clip else Figures()
+    if real is not None:
+        pictures = prompts.real_pictures(real, pixels.shape[1])
+        figures |= prompts.distances(pixels, pictures, prompts.extractor(features))
+    _finish(figures, out, {"model": model or "shipped", "recipe": describe(steps), "prompts": file})
+    if out is not None:
+        save_png(out / "drawn.png", contact_sheet(to_pil(pixels[:64]), 8))
 
 
 def _read_tags(path: Path) -> dict[str, dict[str, str]]:

@@ -1,21 +1,11 @@
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
-
-@pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "generate.py"
-    spec = importlib.util.spec_from_file_location("benchmark_generate", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from miaobi.evaluate import flops
 
 
 def write(
@@ -27,7 +17,7 @@ def write(
     return path
 
 
-def test_flops_of_known_products(benchmark: ModuleType, tmp_path: Path) -> None:
+def test_flops_of_known_products(tmp_path: Path) -> None:
     product = write(
         tmp_path / "a.onnx",
         [
@@ -37,10 +27,10 @@ def test_flops_of_known_products(benchmark: ModuleType, tmp_path: Path) -> None:
         {"a": ["batch", 5], "b": [5, 7], "c": ["batch", 2]},
     )
     # (3 x 5)(5 x 7), then (2 x 3)(3 x 7)
-    assert benchmark.flops(product, {"a": (3, 5), "c": (3, 2)}) == 2 * 3 * 5 * 7 + 2 * 2 * 3 * 7
+    assert flops.graph_flops(product, {"a": (3, 5), "c": (3, 2)}) == 2 * 3 * 5 * 7 + 2 * 2 * 3 * 7
 
 
-def test_flops_of_known_convolutions(benchmark: ModuleType, tmp_path: Path) -> None:
+def test_flops_of_known_convolutions(tmp_path: Path) -> None:
     convolutions = write(
         tmp_path / "b.onnx",
         [
@@ -50,32 +40,51 @@ def test_flops_of_known_convolutions(benchmark: ModuleType, tmp_path: Path) -> N
         {"x": ["batch", 4, 8, 8], "w": [6, 2, 3, 3], "v": [6, 5, 2, 2]},
     )
     expected = 2 * (6 * 4 * 4) * (2 * 3 * 3) + 2 * (6 * 4 * 4) * (5 * 2 * 2)
-    assert benchmark.flops(convolutions, {"x": (1, 4, 8, 8)}) == expected
-    assert benchmark.flops(convolutions, {"x": (3, 4, 8, 8)}) == 3 * expected
+    assert flops.graph_flops(convolutions, {"x": (1, 4, 8, 8)}) == expected
+    assert flops.graph_flops(convolutions, {"x": (3, 4, 8, 8)}) == 3 * expected
 
 
-def test_flops_of_attention(benchmark: ModuleType, tmp_path: Path) -> None:
+def test_flops_of_attention(tmp_path: Path) -> None:
     attention = write(
         tmp_path / "c.onnx",
         [helper.make_node("Attention", ["q", "k", "v"], ["y"])],
         {"q": ["batch", 2, 16, 8], "k": ["batch", 2, "length", 8], "v": ["batch", 2, "length", 4]},
     )
     shapes = {"q": (1, 2, 16, 8), "k": (1, 2, 5, 8), "v": (1, 2, 5, 4)}
-    assert benchmark.flops(attention, shapes) == 2 * 2 * 16 * 5 * (8 + 4)
+    assert flops.graph_flops(attention, shapes) == 2 * 2 * 16 * 5 * (8 + 4)
 
 
-def test_flops_refuses_to_guess(benchmark: ModuleType, tmp_path: Path) -> None:
+def test_flops_refuses_to_guess(tmp_path: Path) -> None:
     unknown = write(
         tmp_path / "d.onnx", [helper.make_node("MatMul", ["a", "b"], ["y"])], {"a": ["batch", 5], "b": [5, 7]}
     )
     with pytest.raises(ValueError, match="unknown"):
-        benchmark.flops(unknown, {})
+        flops.graph_flops(unknown, {})
 
 
-def test_every_graph_of_a_picture_is_counted(benchmark: ModuleType, tiny_bundle: Path) -> None:
+def test_every_graph_of_a_picture_is_counted(tiny_bundle: Path) -> None:
     from miaobi import load
 
     pipe = load(tiny_bundle)
-    counted = benchmark.picture_flops(pipe)
+    counted = flops.picture_flops(pipe)
     assert set(counted) == {"text.onnx", "context.onnx", "denoiser.onnx", "decoder.onnx"}
-    assert benchmark.gemm_rate(1, runs=1) > 1e8
+    assert flops.gemm_rate(1, runs=1) > 1e8
+
+
+class InTorch:
+    """A pipeline whose picture is one attention, one linear layer and one convolution."""
+
+    def __init__(self) -> None:
+        self.linear, self.convolution = torch.nn.Linear(8, 8), torch.nn.Conv2d(3, 4, 3)
+
+    @torch.inference_mode()
+    def generate(self, prompt: str, n: int, seed: int) -> None:
+        query, value = torch.ones(1, 2, 16, 8), torch.ones(1, 2, 5, 8)
+        torch.nn.functional.scaled_dot_product_attention(query, value, value)
+        self.linear(query)
+        self.convolution(torch.ones(1, 3, 10, 10))
+
+
+def test_what_pytorch_runs_is_counted_attention_too() -> None:
+    attention, linear, convolution = 2 * 2 * 16 * 5 * (8 + 8), 2 * 2 * 16 * 8 * 8, 2 * 4 * 8 * 8 * 3 * 9
+    assert flops.picture_flops(InTorch()) == {"torch": attention + linear + convolution}
