@@ -25,9 +25,10 @@ from typing import Any
 
 import click
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from random_tokenizers import clip_tokenizer, qwen_tokenizer, t5_tokenizer
+from random_tokenizers import clip_tokenizer, qwen_tokenizer, t5_tokenizer, write_vocabulary
 
 PROMPT = "a red apple"
 STEPS = 4
@@ -473,8 +474,20 @@ def build(name: str) -> Any:
 
 
 def save(name: str, folder: Path) -> Path:
-    """Build a pipeline and write it to `folder` as diffusers folders of safetensors."""
-    build(name).save_pretrained(folder, safe_serialization=True)
+    """Build a pipeline and write it to `folder` as diffusers folders of safetensors.
+
+    CLIP's parts are written as hubs have them, with `text_model.` before each weight's name and the vocabulary
+    in files of its own, so that older releases of transformers read them too.
+    """
+    pipe = build(name)
+    pipe.save_pretrained(folder, safe_serialization=True)
+    for part, value in pipe.components.items():
+        if type(value).__name__ == "CLIPTextModel":
+            file = folder / part / "model.safetensors"
+            weights = {f"text_model.{key}": weight for key, weight in load_file(file).items()}
+            save_file(weights, file, metadata={"format": "pt"})
+        if type(value).__name__ == "CLIPTokenizer":
+            write_vocabulary(value, folder / part)
     return folder
 
 

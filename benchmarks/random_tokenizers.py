@@ -6,6 +6,7 @@ So a prompt of single letters ("a b c") has the same ids here and in a program w
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers, trainers
@@ -112,3 +113,11 @@ def learned(tokenizer: Tokenizer) -> dict[str, Any]:
     model = json.loads(tokenizer.to_str())["model"]
     merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     return {"vocab": dict(sorted(model["vocab"].items(), key=lambda item: item[1])), "merges": merges}
+
+
+def write_vocabulary(tokenizer: Any, folder: Path) -> None:
+    """Write `vocab.json` and `merges.txt` of a CLIPTokenizer into a folder, as older releases read them."""
+    state = learned(tokenizer.backend_tokenizer)
+    (folder / "vocab.json").write_text(json.dumps(state["vocab"], ensure_ascii=False), encoding="utf-8")
+    merges = "".join(" ".join(pair) + "\n" for pair in state["merges"])
+    (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
