@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from miaobi.accelerate import diffusers_numbers as numbers
 from miaobi.accelerate.cache import CachedUNet, Every, Full, Shallow
-from miaobi.accelerate.check import after
 from miaobi.accelerate.diffusers_wrappers import Decoder, InType, Limited, OnlyDecode, Runs
 from miaobi.accelerate.exported import Exported, Inputs, Options
 from miaobi.accelerate.merge import merged
@@ -39,6 +38,7 @@ from miaobi.accelerate.recipe import (
     TinyDecoder,
     describe,
 )
+from miaobi.accelerate.rules import after
 from miaobi.errors import InputError
 from miaobi.runtimes import diffusers_parts as parts
 from miaobi.runtimes.diffusers import Clock, DiffusersPipeline

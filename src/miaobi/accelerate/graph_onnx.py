@@ -19,6 +19,7 @@ AT_RUN = ("dtype", "threads")
 """Options that a graph takes when it is run and not when it is made."""
 FILE = "graph.onnx"
 _WHOLE = "whole.onnx"
+MATRICES, CONVOLUTIONS = ["MatMul", "Gemm"], ["Conv"]
 BLOCK = 32
 """Weights that share a scale where weights alone are integers."""
 
@@ -89,10 +90,13 @@ def _in_integers(folder: Path, method: str, recorded: Callable[[], list[Inputs]]
         quantizer.process()
         quantizer.model.save_model_to_file(out, use_external_data_format=True)
         return f"weights of matrix products in int{bits}; convolutions and activations fp32"
-    if method == "int8-dynamic":
+    if method != "int8-static":
+        dynamic = out if method == "int8-dynamic" else str(folder / f"{_WHOLE}.dynamic")
         tools.quantize_dynamic(
-            whole, out, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, use_external_data_format=True
+            whole, dynamic, op_types_to_quantize=MATRICES, per_channel=True, use_external_data_format=True
         )
+        whole = dynamic
+    if method == "int8-dynamic":
         return "matrix products in int8, scaled as they come; convolutions fp32"
     rows = recorded()
     names = [one.name for one in onnx.load(whole, load_external_data=False).graph.input]
@@ -101,13 +105,14 @@ def _in_integers(folder: Path, method: str, recorded: Callable[[], list[Inputs]]
         out,
         _Rows(names, rows),
         quant_format=tools.QuantFormat.QDQ,
-        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+        op_types_to_quantize=CONVOLUTIONS + (MATRICES if method == "int8-static" else []),
         per_channel=True,
         activation_type=tools.QuantType.QUInt8,
         weight_type=tools.QuantType.QInt8,
         use_external_data_format=True,
     )
-    return f"convolutions and matrix products in int8 from {len(rows)} recorded calls; the rest fp32"
+    scaled = "" if method == "int8-static" else ", products scaled as they come"
+    return f"convolutions and matrix products in int8 from {len(rows)} recorded calls{scaled}; the rest fp32"
 
 
 class _Rows:

@@ -56,10 +56,8 @@ def load(folder: Path, dtype: str, threads: int, quantized: str | None) -> Calla
     }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    if quantized == "int8-dynamic":
-        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(2**64 - 1)  # a scale for each row
-    elif quantized:
-        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+    if quantized:
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # activations only as calibrated
     compiled = openvino.Core().compile_model(folder / FILE, "CPU", settings)
     request = compiled.create_infer_request()
 
@@ -94,10 +92,7 @@ def _in_integers(model: Any, method: str, recorded: Callable[[], list[Inputs]], 
         if method == "int4-weights":
             notes.append("weights of matrix products in int4, others in int8; activations fp32")
             return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=-1)
-        notes.append(
-            "weights in int8; activations "
-            + ("int8 in matrix products, fp32 in convolutions" if method == "int8-dynamic" else "fp32")
-        )
+        notes.append("weights in int8; activations fp32")
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
 
 
