@@ -74,7 +74,7 @@ class Drawer:
     ) -> None:
         started = time.perf_counter()
         running = running or Running(bundle.runtime)
-        device, self._fallbacks = pick_device(running.device)
+        device, self.notes = pick_device(running.device)
         self.bundle, self.running, self._opened = bundle, replace(running, device=device), opened
         self._encoder = TextEncoder(bundle.path("tokenizer.json"), self._graph("text"))
         self._context, self._sampled, self._decoder = (
