@@ -329,18 +329,18 @@ def main(
     from miaobi import load
 
     pipe = load(model, threads=threads)
-    rate_before = gemm_rate(pipe.threads)
+    rate_before = gemm_rate(pipe.running.threads)
     figures |= warm(pipe, runs)
     figures |= scene(pipe, max(3, runs // 2))
     figures |= remembering(model, threads, 10_000, runs)
-    rate = max(rate_before, gemm_rate(pipe.threads))
+    rate = max(rate_before, gemm_rate(pipe.running.threads))
     counted = picture_flops(pipe)
     figures |= {f"mflops_{name.removesuffix('.onnx')}": count / 1e6 for name, count in counted.items()}
     figures |= {"mflops": sum(counted.values()) / 1e6, "gemm_gflops_per_s": rate / 1e9}
     figures["limit_ms"] = sum(counted.values()) / rate * 1000
     figures["times_the_limit"] = figures["warm_median_ms"] / figures["limit_ms"]
     if teacher is not None:
-        figures["teacher_ms"] = teacher_ms(teacher, pipe.bundle.default_style, pipe.threads)
+        figures["teacher_ms"] = teacher_ms(teacher, pipe.bundle.default_style, pipe.running.threads)
         figures["times_faster_than_teacher"] = figures["teacher_ms"] / figures["warm_median_ms"]
     if install:
         figures |= install_sizes(Path(__file__).resolve().parents[1])
@@ -348,7 +348,7 @@ def main(
         click.echo(f"{name:<27} {value:12,.2f}")
     about = {
         "bundle": f"{pipe.bundle.name} {pipe.bundle.version}",
-        "threads": pipe.threads,
+        "threads": pipe.running.threads,
         "cpus": os.cpu_count(),
     }
     click.echo(json.dumps(about | {name: round(value, 4) for name, value in figures.items()}))

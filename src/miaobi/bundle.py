@@ -14,6 +14,7 @@ from typing import Any
 
 from miaobi.errors import BundleError, InputError, MachineError
 from miaobi.files import atomic_write
+from miaobi.traits import RUNTIMES, RuntimeName
 
 FORMAT = 1
 FAMILIES = ("diffusion", "gan", "vae", "autoregressive")
@@ -57,6 +58,16 @@ class Bundle:
     steps: int = 4
     guidance: float = 1.0
     sampler: str = "euler"
+    guided_part: tuple[float, float] = (0.0, 1.0)
+    """Shares of the path, from noise to picture, between which guidance is run."""
+    runtime: RuntimeName = "onnxruntime"
+    """What runs it where nothing else is asked for."""
+    blocks: int = 0
+    """Blocks that run at every step; 0: not told."""
+    parameters: int = 0
+    """Weights of the generator and the decoder; 0: not told."""
+    quantized: str | None = None
+    """How its graphs were quantized by a recipe, such as "int8-static"."""
     temperature: float = 1.0
     """Of the choice of image tokens, as are `top_k` and `top_p`."""
     top_k: int = 0
@@ -73,6 +84,8 @@ class Bundle:
             )
         if self.default_style not in self.styles or len(self.latent_shape) != 3:
             raise BundleError(f"{self._what}: the default style or the latent shape is wrong.")
+        if self.runtime not in RUNTIMES:
+            raise BundleError(f"{self._what}: runtime {self.runtime!r} is none of {', '.join(RUNTIMES)}.")
         if self.sampler not in ("euler", "consistency") or self.steps < 1 or self.neighbours < 0:
             raise BundleError(f"{self._what}: the sampler, steps or neighbours are wrong.")
         for name in self.files:
@@ -128,6 +141,7 @@ class Bundle:
                 )
             channels, height, width = map(int, manifest["latent"]["shape"])
             knobs = manifest.get("knobs", {})
+            guided = knobs.get("guided_part", (0, 1))
             return cls(
                 folder=folder,
                 name=str(manifest["name"]),
@@ -147,6 +161,11 @@ class Bundle:
                 steps=int(knobs.get("steps", 4)),
                 guidance=float(knobs.get("guidance", 1.0)),
                 sampler=str(knobs.get("sampler", "euler")),
+                guided_part=(float(guided[0]), float(guided[1])),
+                runtime=manifest.get("runtime", "onnxruntime"),
+                blocks=int(manifest.get("blocks", 0)),
+                parameters=int(manifest.get("parameters", 0)),
+                quantized=manifest.get("quantized"),
                 temperature=float(knobs.get("temperature", 1.0)),
                 top_k=int(knobs.get("top_k", 0)),
                 top_p=float(knobs.get("top_p", 1.0)),

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,13 +14,13 @@ from miaobi import sampling
 from miaobi.bundle import Bundle
 from miaobi.errors import InputError
 from miaobi.images import Float
-from miaobi.runtimes.onnx import OnnxModel, pick_device
+from miaobi.runtimes.graph import Graph, Running, open_graph, traits_of
+from miaobi.runtimes.onnx import pick_device
 from miaobi.text.encoder import TextEncoder, joined
 from miaobi.text.memory import Memory, Neighbours
 from miaobi.text.prompt import clean_prompt
 from miaobi.text.remembered import Remembered, file_of, nothing
-
-_BATCH = 8  # pictures drawn together
+from miaobi.traits import Traits
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Drawn:
 class Drawer:
     """A bundle's graphs and memory, loaded."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, bundle: Bundle, running: Running | None = None, opened: Callable[..., Graph] = open_graph
+    ) -> None:
         started = time.perf_counter()
-        if threads is not None and not 1 <= threads <= 1024:
-            raise InputError(f"threads is {threads}; choose 1 to 1024, or none for what the runtime likes.")
-        self.bundle = bundle
-        self.device, self._fallbacks = pick_device(device)
-        self.threads = threads or 0
+        running = running or Running(bundle.runtime)
+        device, self._fallbacks = pick_device(running.device)
+        self.bundle, self.running, self._opened = bundle, replace(running, device=device), opened
         self._encoder = TextEncoder(bundle.path("tokenizer.json"), self._graph("text"))
         self._context, self._sampled, self._decoder = (
             self._graph(name) for name in ("context", bundle.sampled, "decoder")
@@ -87,6 +87,11 @@ class Drawer:
         if remembered and bundle.neighbours:
             self.memory = remembered.joined(self.memory, bundle.neighbours)
         self.load_ms = (time.perf_counter() - started) * 1000
+
+    @property
+    def traits(self) -> Traits:
+        """What recipes are checked against."""
+        return traits_of(self.bundle, self.running)
 
     def draw(
         self,
@@ -136,12 +141,12 @@ class Drawer:
                 "neighbour_style": found.styles,
             }
             context = self._context(**question)
-            if self.bundle.guidance != 1 and self.bundle.family == "autoregressive":
+            if self.bundle.guidance != 1:
                 unasked = self._context(**self._nothing(question))
                 context |= {f"not_{name}": tensor for name, tensor in unasked.items()}
         pictures = []
-        for begin in range(0, len(jobs), _BATCH):
-            numbers, seeds = zip(*jobs[begin : begin + _BATCH], strict=True)
+        for begin in range(0, len(jobs), self.running.batch):
+            numbers, seeds = zip(*jobs[begin : begin + self.running.batch], strict=True)
             part = {name: tensor[list(numbers)] for name, tensor in context.items()}
             with timed(stages, "sample"):
                 drawn = (
@@ -189,20 +194,32 @@ class Drawer:
         self, context: dict[str, Any], seeds: Sequence[int], steps: int, edit: Edit | None
     ) -> npt.NDArray[np.float32]:
         """Standardised latents (len(seeds), C, H, W); context has a row for each of the seeds."""
-        sources = sampling.generators(seeds)
+        sources, bundle = sampling.generators(seeds), self.bundle
+        asked = {name: tensor for name, tensor in context.items() if not name.startswith("not_")}
+        both = {
+            name: np.concatenate([tensor, context[f"not_{name}"]])
+            for name, tensor in asked.items()
+            if f"not_{name}" in context
+        }
+        first, last = bundle.guided_part
 
         def velocity(x: npt.NDArray[np.float32], t: float) -> npt.NDArray[np.float32]:
-            return self._sampled(x=x, t=np.full(len(seeds), t, np.float32), **context)["velocity"]
+            if not both or not first <= 1 - t < last:
+                return self._sampled(x=x, t=np.full(len(seeds), t, np.float32), **asked)["velocity"]
+            twice = np.concatenate([x, x])
+            told = self._sampled(x=twice, t=np.full(len(twice), t, np.float32), **both)["velocity"]
+            conditional, unconditional = np.split(told, 2)
+            return np.asarray(sampling.guide(conditional, unconditional, bundle.guidance))
 
         def noise() -> npt.NDArray[np.float32]:
-            return sampling.draw(sources, self.bundle.latent_shape)
+            return sampling.draw(sources, bundle.latent_shape)
 
         times = sampling.timesteps(steps)
         if edit:
             # the steps that remain from the time where as much noise as `strength` is left
             times = times[-1 - max(1, round(edit.strength * steps)) :]
             return sampling.edit(velocity, edit.latents[None], noise(), times, edit.mask)
-        if self.bundle.sampler == "consistency":
+        if bundle.sampler == "consistency":
             return sampling.consistency(velocity, noise(), times, noise)
         return sampling.euler(velocity, noise(), times)
 
@@ -218,15 +235,15 @@ class Drawer:
         return np.asarray(self._picture_encoder(image=pictures)["latents"])
 
     @cached_property
-    def _picture_encoder(self) -> OnnxModel:
+    def _picture_encoder(self) -> Graph:
         if "encoder.onnx" not in self.bundle.files:
             raise InputError(
                 f"bundle {self.bundle.name} has no encoder.onnx to read pictures with; export it again."
             )
         return self._graph("encoder")
 
-    def _graph(self, name: str) -> OnnxModel:
-        return OnnxModel(self.bundle.path(f"{name}.onnx"), self.threads, self.device)
+    def _graph(self, name: str) -> Graph:
+        return self._opened(self.bundle, name, self.running)
 
     def _nothing(self, asked: dict[str, Any]) -> dict[str, Any]:
         """What the context graph is asked when there is no prompt, for guidance."""

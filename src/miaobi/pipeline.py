@@ -17,7 +17,7 @@ from miaobi.receipt import Generation, Receipt, peak_memory_bytes
 from miaobi.refine.stage import Subject, parse
 from miaobi.refine.stage import refine as run_stages
 from miaobi.refine.upscale import Upscale
-from miaobi.runtimes.onnx import runtime_name
+from miaobi.runtimes.graph import Graph, Running, dtype_name, open_graph, runtime_name
 from miaobi.sketch import Sketch
 from miaobi.text.expand import Plan, Planner, make_planner
 from miaobi.text.prompt import clean_prompt, skin_tone
@@ -31,8 +31,10 @@ SCALES = (1, 2, 4)
 class Pipeline(Drawer):
     """A bundle, loaded and ready to draw. Make one with `miaobi.load`."""
 
-    def __init__(self, bundle: Bundle, threads: int | None = None, device: str = "cpu") -> None:
-        super().__init__(bundle, threads, device)
+    def __init__(
+        self, bundle: Bundle, running: Running | None = None, opened: Callable[..., Graph] = open_graph
+    ) -> None:
+        super().__init__(bundle, running, opened)
         self._planner: tuple[object, Planner] | None = None
 
     def generate(
@@ -140,10 +142,10 @@ class Pipeline(Drawer):
                 for sketch, plan in zip(sketches, plans, strict=True)
             ],
             bundle=f"{self.bundle.name} {self.bundle.version}",
-            runtime=runtime_name(),
-            device=self.device,
-            dtype=self.bundle.dtype,
-            threads=self.threads,
+            runtime=runtime_name(self.running),
+            device=self.running.device,
+            dtype=dtype_name(self.bundle, self.running),
+            threads=self.running.threads,
             style=self.bundle.styles[style_id],
             tones=tones,
             steps=steps,
@@ -220,7 +222,10 @@ def load(
         BundleError: the bundle is missing, damaged or altered.
         InputError: a value is outside what is allowed.
     """
-    return Pipeline(Bundle.load(SHIPPED if bundle is None else bundle), threads, device)
+    if threads is not None and not 1 <= threads <= 1024:
+        raise InputError(f"threads is {threads}; choose 1 to 1024, or none for what the runtime likes.")
+    found = Bundle.load(SHIPPED if bundle is None else bundle)
+    return Pipeline(found, Running(found.runtime, threads=threads or 0, device=device))
 
 
 @cache

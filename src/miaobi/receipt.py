@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from miaobi.compose import Layer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What one call of `Pipeline.generate` did."""
+    """What one call of `generate` did. Fields that only a bundle has are empty where another model ran."""
 
     prompts: list[str]
     """The prompts as given, after cleaning."""
     bundle: str
-    """Name and version of the bundle, such as "emoji 0.1.0"."""
+    """Name and version of the bundle, such as "emoji 0.1.0", or the name of another model."""
     runtime: str
     """Such as "onnxruntime 1.20.0"."""
     device: str
     dtype: str
     threads: int
     """Threads of one operator; 0 = as many as the runtime likes."""
-    style: str
-    tones: list[int]
+    style: str = ""
+    tones: list[int] = field(default_factory=list)
     """Skin tone of each prompt, 0 = none, 1 (light) to 5 (dark)."""
     steps: int
     sampler: str
@@ -42,7 +42,7 @@ class Receipt:
     seeds: list[int]
     """One for each picture, in order."""
     size_px: int
-    neighbours: list[list[str]]
+    neighbours: list[list[str]] = field(default_factory=list)
     """For each prompt, the pictures of the memory that it was drawn after."""
     load_ms: float
     """Loading the bundle, once for each pipeline; not part of `total_ms`."""
@@ -70,7 +70,7 @@ class Receipt:
         stages = ", ".join(f"{name} {ms:.1f}" for name, ms in self.stages_ms.items())
         rows = {
             "prompt": " | ".join(self.prompts),
-            "bundle": self.bundle,
+            "bundle" if self.style else "model": self.bundle,
             "runtime": f"{self.runtime}, {self.device}, {self.dtype}, threads {self.threads or 'auto'}",
             "sampling": f"{self.sampler}, steps {self.steps}, guidance {self.guidance:g}, {self.size_px} px",
             "style": self.style + (f", skin tone {self.tones}" if any(self.tones) else ""),
@@ -84,6 +84,9 @@ class Receipt:
             "ignored": "; ".join(self.ignored) or "nothing",
             "fallbacks": "; ".join(self.fallbacks) or "none",
         }
+        if not self.style:  # no bundle ran
+            for name in ("style", "drawn after", "scene", "expanded", "refined"):
+                del rows[name]
         return "\n".join(f"{name:<11}  {value}" for name, value in rows.items())
 
 

@@ -27,6 +27,12 @@ def measured(traits: Traits, before: Sequence[Step], step: Step) -> str | None:
     for row in table():
         alike = (row["kind"], row["backbone"], row["device"]) == (traits.kind, traits.backbone, traits.device)
         same_runtime = row["runtime"] in (None, traits.runtime)
-        if alike and same_runtime and row["second"] == step.name and row["first"] in names and row["verdict"] == "hurts":
+        if (
+            alike
+            and same_runtime
+            and row["second"] == step.name
+            and row["first"] in names
+            and row["verdict"] == "hurts"
+        ):
             return str(row["reason"])
     return None

@@ -236,46 +236,79 @@ def _transposed(gemm: onnx.NodeProto) -> bool:
 def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
     """Assemble a bundle from trained parts.
 
-    `recipe` names the folders `generator`, `autoencoder` and `text`, and what the generator was trained on;
-    `storage` of weights; `card`, a JSON file of measured figures (optional); and the table `bundle`, which
-    becomes `bundle.json`.
+    `recipe` names the folders `generator`, `autoencoder` and `text`; what the generator was trained on, of
+    which the memory is made, or `memory`, a bundle whose memory and styles are taken; `storage` of weights;
+    `weights`, whether PyTorch's weights come along; `card`, a JSON file of measured figures (optional); and
+    the table `bundle`, which becomes `bundle.json`.
 
     Raises:
         TrainingError: a part has not been trained.
     """
-    from miaobi.train import generator, loop
+    from miaobi.train import autoencoder, generator, loop
     from miaobi.train.sources import Sources
 
-    model = generator.load(Path(recipe["generator"]))
-    _, trained = loop.load_model(Path(recipe["generator"]))
-    sources = Sources.load({**trained, **recipe})
-    storage: Storage = recipe.get("storage", "int8")
-    shape = list(model.backbone.latent_shape)
+    parts = {name: Path(recipe[name]) for name in ("generator", "autoencoder", "text")}
+    _, trained = loop.load_model(parts["generator"])
     card = Path(recipe["card"]) if "card" in recipe else None
     manifest = {
         **recipe["bundle"],
         "family": trained.get("family", "diffusion"),
-        "size_px": shape[1] * sources.autoencoder.config.reduction,
-        "latent": {"shape": shape, "patch": model.backbone.patch},
-        "styles": list(sources.dataset.styles),
-        "text": {"max_tokens": MAX_TOKENS, "dim": model.backbone.text_width},
-        "neighbours": model.backbone.neighbours,
         "card": json.loads(card.read_text(encoding="utf-8")) if card and card.exists() else {},
     }
-    if isinstance(model, Autoregressive):
-        graphs = writer_graphs(model, sources.autoencoder, storage)
-    else:
-        graphs = generator_graphs(model, storage) | decoder_graph(sources.autoencoder, storage, shape[1])
-    graphs |= encoder_graph(sources.autoencoder, storage, manifest["size_px"])
-    text = Path(recipe["text"])
-    with TemporaryDirectory() as temporary:
-        tensors, names = Path(temporary) / "memory.safetensors", Path(temporary) / "memory.json"
-        sources.memory.save(tensors, names)
-        files: dict[str, bytes | Path] = {
-            **graphs,
-            tensors.name: tensors,
-            names.name: names,
-            "tokenizer.json": text / "tokenizer.json",
-            "text.onnx": text / "text.onnx",
+    files: dict[str, bytes | Path] = {name: parts["text"] / name for name in ("tokenizer.json", "text.onnx")}
+    if recipe.get("weights"):
+        files |= {
+            f"{name}.safetensors": parts[name] / "model.safetensors" for name in ("generator", "autoencoder")
         }
-        return write_bundle(folder, manifest, files)
+    with TemporaryDirectory() as temporary:
+        if "memory" in recipe:
+            other = Bundle.load(recipe["memory"])
+            manifest["styles"] = list(other.styles)
+            files |= {name: other.path(name) for name in ("memory.safetensors", "memory.json")}
+        else:
+            sources = Sources.load({**trained, **recipe})
+            manifest["styles"] = list(sources.dataset.styles)
+            made = [Path(temporary) / name for name in ("memory.safetensors", "memory.json")]
+            sources.memory.save(*made)
+            files |= {path.name: path for path in made}
+        return assemble(
+            folder,
+            manifest,
+            files,
+            generator.load(parts["generator"]),
+            autoencoder.load(parts["autoencoder"]),
+            recipe.get("storage", "int8"),
+        )
+
+
+def assemble(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    files: Mapping[str, bytes | Path],
+    model: Diffusion | Gan | Vae | Autoregressive,
+    autoencoder: Autoencoder,
+    storage: Storage,
+) -> Bundle:
+    """Write a bundle of trained models: their graphs beside the given files, and what the manifest tells of
+    them.
+    """
+    shape = list(model.backbone.latent_shape)
+    size_px = shape[1] * autoencoder.config.reduction
+    if isinstance(model, Autoregressive):
+        graphs = writer_graphs(model, autoencoder, storage)
+    else:
+        graphs = generator_graphs(model, storage) | decoder_graph(autoencoder, storage, shape[1])
+    graphs |= encoder_graph(autoencoder, storage, size_px)
+    told = {
+        "size_px": size_px,
+        "latent": {"shape": shape, "patch": model.backbone.patch},
+        "text": {"max_tokens": MAX_TOKENS, "dim": model.backbone.text_width},
+        "neighbours": model.backbone.neighbours,
+        "blocks": model.backbone.depth,
+        "parameters": _parameters(model) + _parameters(autoencoder.decoder),
+    }
+    return write_bundle(folder, {**manifest, **told}, {**files, **graphs})
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(one.numel() for one in module.parameters())

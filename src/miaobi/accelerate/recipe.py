@@ -1,9 +1,10 @@
 """Recipes: what to change of a pipeline to make it faster, as a tuple of frozen dataclasses.
 
-The type of a step selects the transform (`accelerate.apply`); whether it may be taken stands in
-`accelerate.check`. Each step refuses values that no pipeline could use when it is made.
+The type of a step selects the transform (`accelerate.transform`); whether it may be taken stands in
+`accelerate.rules`. Each step refuses values that no pipeline could use when it is made.
 """
 
+import json
 import re
 import tomllib
 from dataclasses import MISSING, dataclass, fields
@@ -11,7 +12,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from miaobi.errors import InputError
-from miaobi.traits import RUNTIMES, DType, RuntimeName
+from miaobi.traits import DType, RuntimeName
 
 
 class RecipeError(InputError):
@@ -219,8 +220,9 @@ class Precision(Step):
 class Quantize(Step):
     """Multiply or store in integers, by the runtime's own tools (torchao, ONNX Runtime, NNCF)."""
 
-    method: Literal["int8-dynamic", "int8-static", "int8-weights", "int4-weights"]
-    """Activations scaled as they come, or by calibration; or only the weights stored so."""
+    method: Literal["int8-dynamic", "int8-static", "int8-mixed", "int8-weights", "int4-weights"]
+    """Activations scaled as they come, or by calibration, or convolutions by calibration and matrices as they
+    come; or only the weights stored so."""
     stage: ClassVar = Stage.NUMBERS
 
 
@@ -269,7 +271,7 @@ STEPS: tuple[type[Step], ...] = (
 
 
 def kind_of(step: type[Step]) -> str:
-    """"merge-tokens" for `MergeTokens`."""
+    """ "merge-tokens" for `MergeTokens`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", step.__name__).lower()
 
 
@@ -314,10 +316,12 @@ def _step(table: dict[str, Any], number: int) -> Step:
             f"step {number}, {kind}, {' and '.join(told)}; its fields are {', '.join(known) or 'none'}."
         )
     for name, value in table.items():
-        wanted = {int: (int,), float: (int, float), str: (str,)}.get(known[name].type, (str,))  # type: ignore[call-overload]
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise RecipeError(f"step {number}, {kind}: {name} is {value!r}; give {_told(known[name].type)}.")
-        table[name] = float(value) if known[name].type is float else value
+        wanted = known[name].type if known[name].type in (int, float) else str
+        if wanted is float and type(value) is int:
+            table[name] = value = float(value)
+        if type(value) is not wanted:
+            told = {int: "a whole number", float: "a number"}.get(wanted, "a text")  # type: ignore[arg-type]
+            raise RecipeError(f"step {number}, {kind}: {name} is {value!r}; give {told}.")
     return KINDS[kind](**table)
 
 
@@ -346,17 +350,10 @@ def _choices(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def _told(kind: Any) -> str:
-    return {int: "a whole number", float: "a number"}.get(kind, "a text")
-
-
 def _toml(value: Any) -> str:
-    return repr(value) if isinstance(value, (int, float)) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """Numbers and texts are written alike in JSON and TOML."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-__all__ = [*(step.__name__ for step in STEPS), "KINDS", "RUNTIMES", "Recipe", "RecipeError", "Stage", "Step"]
-__all__ += ["describe", "dumps", "from_tables", "loads", "to_tables"]

@@ -353,12 +353,12 @@ def restore(state: State, folder: Path) -> None:
 
 
 def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The averaged weights in `folder`, and the recipe that they were trained with.
+    """The averaged weights in `folder` (or a file of them), and the recipe that they were trained with.
 
     Raises:
         TrainingError: missing or damaged.
     """
-    path = folder / "model.safetensors"
+    path = folder if folder.suffix == ".safetensors" else folder / "model.safetensors"
     try:
         tensors, about = _read(path)
         return tensors, about["recipe"]

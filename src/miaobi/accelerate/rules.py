@@ -40,6 +40,9 @@ PACKAGES: Mapping[str, tuple[str, str]] = {
 }
 """Package of each runtime, and the extra that installs it."""
 
+ALONE = ("int8-dynamic", "int8-mixed")
+"""Methods whose scales are those of a whole batch in ONNX Runtime."""
+
 
 def check(traits: Traits, recipe: Recipe) -> Traits:
     """What the pipeline will be after the recipe.
@@ -54,7 +57,7 @@ def check(traits: Traits, recipe: Recipe) -> Traits:
         if reason:
             problems.append(f"{step}: {reason}")
         else:
-            traits = _after(traits, step)
+            traits = after(traits, step)
         before.append(step)
     if problems:
         raise RecipeError(f"{traits.model} cannot be changed so. " + " ".join(problems))
@@ -74,8 +77,13 @@ def _refused(traits: Traits, step: Step) -> str | None:
     return _RULES[type(step)](traits, step) if type(step) in _RULES else "is unknown; see accelerate.recipe."
 
 
-def _after(traits: Traits, step: Step) -> Traits:
-    return _EFFECTS.get(type(step), lambda old, _: old)(traits, step)
+def after(traits: Traits, step: Step) -> Traits:
+    """What a pipeline is after a step, whether or not the step may be taken."""
+    return _EFFECTS.get(type(step), _unchanged)(traits, step)
+
+
+def _unchanged(traits: Traits, step: Step) -> Traits:
+    return traits
 
 
 def _first(*reasons: tuple[bool, str]) -> str | None:
@@ -84,14 +92,29 @@ def _first(*reasons: tuple[bool, str]) -> str | None:
 
 
 def _distill(traits: Traits, step: Distill) -> str | None:
+    if traits.kind != "bundle":
+        return "students are bundles; of a diffusers pipeline load the student itself."
+    found = _student(traits, step)
     return _first(
-        (traits.kind != "bundle", "students are bundles; of a diffusers pipeline load the student itself."),
+        (found.size_px != traits.size_px, f"the student draws {found.size_px} px, not {traits.size_px}.")
     )
+
+
+def _student(traits: Traits, step: Distill) -> Traits:
+    from miaobi.accelerate.bundles import student
+    from miaobi.runtimes.graph import Running, traits_of
+
+    found = student(step)
+    running = Running(found.runtime, threads=traits.threads, device=traits.device, batch=traits.batch)
+    return traits_of(found, running)
 
 
 def _weights(traits: Traits, step: Step) -> str | None:
     return _first(
-        (not traits.weights, "there are no PyTorch weights to change; export the bundle with `weights = true`."),
+        (
+            not traits.weights,
+            "there are no PyTorch weights to change; export the bundle with `weights = true`.",
+        ),
     )
 
 
@@ -146,9 +169,12 @@ def _merge(traits: Traits, step: MergeTokens) -> str | None:
         (not traits.tokens, "there is no self-attention to merge tokens for."),
         (
             traits.tokens < 1024,
-            f"self-attention looks at {traits.tokens} tokens; finding which to merge takes longer than is saved.",
+            f"self-attention looks at {traits.tokens} tokens; to find which to merge costs more than it saves.",
         ),
-        (not traits.weights, "it is built into PyTorch's network; start from a pipeline with PyTorch weights."),
+        (
+            not traits.weights,
+            "it is built into PyTorch's network; start from a pipeline with PyTorch weights.",
+        ),
     )
 
 
@@ -167,7 +193,7 @@ def _precision(traits: Traits, step: Precision) -> str | None:
         (step.dtype == traits.dtype, "it computes so already."),
         (
             traits.runtime == "onnxruntime" and traits.device == "cpu" and step.dtype != "float32",
-            f"ONNX Runtime's CPU operators compute in fp32 and would only convert {step.dtype} back and forth.",
+            f"ONNX Runtime's CPU operators compute in fp32 and would only convert {step.dtype} to and fro.",
         ),
     )
 
@@ -176,14 +202,23 @@ def _quantize(traits: Traits, step: Quantize) -> str | None:
     return _first(
         (traits.quantized is not None, f"it is quantized already ({traits.quantized})."),
         (
-            traits.runtime == "torch" and step.method == "int8-static",
+            traits.runtime == "torch" and step.method in ("int8-static", "int8-mixed"),
             "calibrated int8 is done on a graph; add Runtime onnxruntime or openvino before it.",
+        ),
+        (
+            traits.runtime == "openvino" and step.method in ("int8-dynamic", "int8-mixed"),
+            "OpenVINO's tool calibrates or stores weights; choose int8-static, int8-weights or int4-weights.",
         ),
         (
             traits.dtype != "float32" and traits.runtime == "onnxruntime",
             f"ONNX Runtime quantizes fp32 graphs, not {traits.dtype}.",
         ),
     )
+
+
+def _quantized(traits: Traits, step: Quantize) -> Traits:
+    alone = traits.runtime == "onnxruntime" and traits.kind == "bundle" and step.method in ALONE
+    return replace(traits, quantized=step.method, batch=1 if alone else traits.batch)
 
 
 def _channels_last(traits: Traits, step: ChannelsLast) -> str | None:
@@ -205,7 +240,14 @@ def _threads(traits: Traits, step: Threads) -> str | None:
 
 
 def _batch(traits: Traits, step: Batch) -> str | None:
-    return _first((step.size == traits.batch, "it draws so many together already."))
+    return _first(
+        (step.size == traits.batch, "it draws so many together already."),
+        (
+            traits.runtime == "onnxruntime" and traits.quantized in ALONE,
+            f"{traits.quantized} takes one scale for all that is drawn together, and a seed's picture would "
+            "depend on the others; such pictures are drawn one by one.",
+        ),
+    )
 
 
 _RULES: Mapping[type[Step], Callable[[Traits, Any], str | None]] = {
@@ -227,6 +269,7 @@ _RULES: Mapping[type[Step], Callable[[Traits, Any], str | None]] = {
     Batch: _batch,
 }
 _EFFECTS: Mapping[type[Step], Callable[[Traits, Any], Traits]] = {
+    Distill: _student,
     Steps: lambda old, step: replace(old, steps=step.count),
     Sampler: lambda old, step: replace(old, sampler=step.method),
     Guidance: lambda old, step: replace(old, guidance=step.scale, guided=step.scale != 1),
@@ -234,7 +277,7 @@ _EFFECTS: Mapping[type[Step], Callable[[Traits, Any], Traits]] = {
     MergeTokens: lambda old, step: replace(old, merged=True),
     Runtime: lambda old, step: replace(old, runtime=step.runtime),
     Precision: lambda old, step: replace(old, dtype=step.dtype),
-    Quantize: lambda old, step: replace(old, quantized=step.method),
+    Quantize: _quantized,
     Compile: lambda old, step: replace(old, compiled=True),
     Threads: lambda old, step: replace(old, threads=step.count),
     Batch: lambda old, step: replace(old, batch=step.size),

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, TypeVar
 
-from miaobi.accelerate.check import check
 from miaobi.accelerate.recipe import Recipe
+from miaobi.accelerate.rules import check
 from miaobi.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ Any_ = TypeVar("Any_", "Pipeline", "DiffusersPipeline")
 def apply(pipeline: Any_, recipe: Recipe) -> Any_:
     """A new pipeline that runs as the recipe says.
 
-    The whole recipe is checked first (`accelerate.check`).
+    The whole recipe is checked first (`accelerate.rules`).
 
     Raises:
         RecipeError: a step cannot be taken; the message has the reason for each.

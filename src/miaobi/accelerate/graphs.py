@@ -1,0 +1,169 @@
+"""A bundle's ONNX graphs, unpacked to plain fp32 and quantized by the runtimes' own tools."""
+
+import logging
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import helper, numpy_helper
+
+from miaobi.errors import MachineError
+from miaobi.traits import RuntimeName
+
+Inputs = Mapping[str, npt.NDArray[Any]]
+MATRICES, CONVOLUTIONS = ["MatMul", "Gemm"], ["Conv"]
+_BITS = {"int8-weights": 8, "int4-weights": 4}
+
+
+def plain(path: Path) -> onnx.ModelProto:
+    """The graph at `path` in plain fp32: constants folded, integer weights turned back."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    with TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        model = onnx.load(options.optimized_model_filepath)
+    return _unpacked(model)
+
+
+def _unpacked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`MatMulNBits` of 8 bits as `MatMul`."""
+    graph, used = model.graph, set()
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    nodes, made = [], []
+    for node in graph.node:
+        if node.op_type != "MatMulNBits":
+            nodes.append(node)
+            continue
+        is_ = {one.name: one.i for one in node.attribute}
+        columns, block = is_["N"], is_["block_size"]
+        stored, scale = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+        values = (stored.reshape(columns, -1, block).astype(np.float32) - 128) * scale.reshape(columns, -1, 1)
+        name = f"{node.input[1]}.plain"
+        matrix = np.ascontiguousarray(values.reshape(columns, -1)[:, : is_["K"]].T)
+        made.append(numpy_helper.from_array(matrix, name))
+        nodes.append(helper.make_node("MatMul", [node.input[0], name], node.output, node.name))
+        used |= set(node.input[1:3])
+    kept = [tensor for tensor in graph.initializer if tensor.name not in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept + made)
+    return model
+
+
+def quantized(
+    model: onnx.ModelProto, method: str, runtime: RuntimeName, calibration: Sequence[Inputs]
+) -> dict[str, bytes]:
+    """Files by suffix (".onnx", or ".xml" and ".weights") of a plain graph in integers.
+
+    Args:
+        method: as `recipe.Quantize` has it; "int8-mixed" calibrates convolutions and leaves it to each
+            multiplication of matrices to scale what comes.
+        calibration: inputs that the graph was really given.
+
+    Raises:
+        MachineError: the runtime's tool is not installed or failed.
+    """
+    logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
+    if runtime == "openvino":
+        return _by_nncf(model, method, calibration)
+    if method in _BITS:
+        return {".onnx": _weights(model, _BITS[method]).SerializeToString()}
+    if method != "int8-static":
+        model = _dynamic(model)
+    if method != "int8-dynamic":
+        model = _static(model, calibration, CONVOLUTIONS + (MATRICES if method == "int8-static" else []))
+    return {".onnx": model.SerializeToString()}
+
+
+def _has(model: onnx.ModelProto, kinds: Iterable[str]) -> bool:
+    return any(node.op_type in kinds for node in model.graph.node)
+
+
+def _dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    if not _has(model, MATRICES):
+        return model
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "quantized.onnx"
+        quantize_dynamic(
+            model, path, op_types_to_quantize=MATRICES, per_channel=True, weight_type=QuantType.QInt8
+        )
+        return onnx.load(str(path))
+
+
+def _static(model: onnx.ModelProto, calibration: Sequence[Inputs], kinds: list[str]) -> onnx.ModelProto:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = iter(calibration)
+
+        def get_next(self) -> dict[str, Any] | None:
+            one = next(self._left, None)
+            return None if one is None else dict(one)
+
+    if not _has(model, kinds):
+        return model
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "quantized.onnx"
+        quantize_static(
+            model,
+            path,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=kinds,
+        )
+        return onnx.load(str(path))
+
+
+def _weights(model: onnx.ModelProto, bits: int) -> onnx.ModelProto:
+    from onnxruntime.quantization import matmul_nbits_quantizer as nbits
+
+    config = nbits.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=1, bits=bits)
+    quantizer = nbits.MatMulNBitsQuantizer(model, algo_config=config)
+    quantizer.process()
+    made: onnx.ModelProto = quantizer.model.model
+    return made
+
+
+def _by_nncf(model: onnx.ModelProto, method: str, calibration: Sequence[Inputs]) -> dict[str, bytes]:
+    """OpenVINO's own tool: calibrated int8, or weights stored in integers."""
+    try:
+        import nncf
+        import openvino
+    except ImportError as error:
+        raise MachineError(f"{error.name} is not installed; pip install 'miaobi[openvino]'.") from error
+    nncf.set_log_level(logging.ERROR)
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        onnx.save(model, str(Path(folder) / "plain.onnx"))
+        graph = openvino.Core().read_model(str(Path(folder) / "plain.onnx"))
+        if method in _BITS:
+            modes = nncf.CompressWeightsMode
+            mode = {8: modes.INT8_SYM, 4: modes.INT4_SYM}[_BITS[method]]
+            more = {} if mode == modes.INT8_SYM else {"ratio": 1.0, "group_size": 32, "all_layers": True}
+            made = nncf.compress_weights(graph, mode=mode, **more)
+        else:
+            made = nncf.quantize(
+                graph,
+                nncf.Dataset(list(calibration)),
+                subset_size=len(calibration),
+                preset=nncf.QuantizationPreset.MIXED,
+                model_type=nncf.ModelType.TRANSFORMER if _has(model, ("Softmax", "Attention")) else None,
+            )
+        openvino.save_model(made, str(Path(folder) / "made.xml"), compress_to_fp16=False)
+        read = {".xml": "made.xml", ".weights": "made.bin"}
+        return {suffix: (Path(folder) / name).read_bytes() for suffix, name in read.items()}

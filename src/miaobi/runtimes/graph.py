@@ -1,0 +1,117 @@
+"""A graph and how it is run: the one contract that every runtime keeps, and the choice among them."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from miaobi.bundle import Bundle
+from miaobi.runtimes import onnx
+from miaobi.traits import DType, RuntimeName, Traits
+
+Array = npt.NDArray[Any]
+
+
+class Graph(Protocol):
+    """Called with its inputs by name it gives its outputs by name; inputs it does not know are left out."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+    def __call__(self, **inputs: Array) -> dict[str, Array]: ...
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a bundle's graphs are run."""
+
+    runtime: RuntimeName = "onnxruntime"
+    dtype: DType = "float32"
+    """Type of the arithmetic; what is stored or multiplied in integers stays so."""
+    quantized: str | None = None
+    """How PyTorch's weights are quantized; a graph that is has it in itself."""
+    compiled: bool = False
+    """torch.compile of what runs at every step."""
+    threads: int = 0
+    """Of one operator; 0: the runtime chooses."""
+    device: str = "cpu"
+    batch: int = 8
+    """Pictures drawn together at most."""
+
+
+def open_graph(bundle: Bundle, name: str, running: Running) -> Graph:
+    """The graph `name` ("text", "context", "denoiser" or "writer", "decoder", "encoder") of a bundle.
+
+    Raises:
+        BundleError: the file is missing, damaged or no graph that the runtime can run.
+        MachineError: the runtime is not installed.
+    """
+    if running.runtime == "openvino":
+        from miaobi.runtimes.openvino import OpenVinoModel
+
+        own = f"{name}.xml" in bundle.files  # OpenVINO's format, which its quantizer writes
+        path, weights = (
+            (bundle.path(f"{name}.xml"), bundle.path(f"{name}.weights"))
+            if own
+            else (bundle.path(f"{name}.onnx"), None)
+        )
+        return OpenVinoModel(path, running.threads, running.dtype, weights)
+    if running.runtime == "torch" and name not in ("text", "encoder"):  # which bundles hold as graphs alone
+        from miaobi.runtimes.torch import TorchModel
+
+        return TorchModel(bundle, name, running)
+    return onnx.OnnxModel(bundle.path(f"{name}.onnx"), running.threads, running.device)
+
+
+def runtime_name(running: Running) -> str:
+    """Name and version of what runs, such as "onnxruntime 1.32.0"."""
+    if running.runtime == "onnxruntime":
+        return onnx.runtime_name()
+    if running.runtime == "openvino":
+        from miaobi.runtimes.openvino import runtime_name
+
+        return runtime_name()
+    import torch
+
+    how = ", compiled" if running.compiled else ""
+    return f"torch {torch.__version__}{how} (text: {onnx.runtime_name()})"
+
+
+def dtype_name(bundle: Bundle, running: Running) -> str:
+    """The arithmetic that runs: the graphs' own, unless the weights or the runtime were told another."""
+    as_exported = running.runtime != "torch" and running.dtype == "float32"
+    return bundle.dtype if as_exported else running.dtype
+
+
+def traits_of(bundle: Bundle, running: Running) -> Traits:
+    """What recipes are checked against."""
+    weights = "generator.safetensors" in bundle.files
+    runtimes: tuple[RuntimeName, ...] = ("onnxruntime", "openvino")
+    _, height, width = bundle.latent_shape
+    diffusion = bundle.family == "diffusion"
+    return Traits(
+        model=f"{bundle.name} {bundle.version}",
+        kind="bundle",
+        family=bundle.family,
+        backbone="transformer",
+        runtime=running.runtime,
+        runtimes=("torch", *runtimes) if weights else runtimes,
+        device=running.device,
+        dtype=running.dtype,
+        steps=bundle.steps,
+        most_steps=bundle.most_steps,
+        guidance=bundle.guidance,
+        guided=bundle.guidance != 1,
+        sampler=bundle.sampler if diffusion else "tokens",
+        samplers=("euler", "consistency") if diffusion else (),
+        size_px=bundle.size_px,
+        tokens=height * width // bundle.patch**2,
+        blocks=bundle.blocks,
+        weights=weights,
+        parameters=bundle.parameters,
+        convolutions=False,
+        quantized=running.quantized or bundle.quantized,
+        compiled=running.compiled,
+        threads=running.threads,
+        batch=running.batch,
+    )
