@@ -1,5 +1,5 @@
-"""Similar tokens merged around self-attention, for U-Nets (Bolya & Hoffman 2023, "Token Merging for Fast Stable
-Diffusion", arXiv:2303.17604).
+"""Similar tokens merged around self-attention, for U-Nets (Bolya & Hoffman 2023, "Token Merging for Fast
+Stable Diffusion", arXiv:2303.17604).
 
 One token in four, the top left of each 2 × 2 pixels, is a destination; of the others, the most similar to a
 destination are averaged into it. Attention runs on fewer tokens, and what comes out is copied back to every
@@ -44,7 +44,11 @@ def slots(tokens: Tensor, height: int, width: int, ratio: float) -> Tensor:
     gone = len(source) - kept
     # the first `gone` of the order go where their nearest destination goes, the others stay by themselves
     ordered = torch.cat(
-        [kept + nearest.gather(1, order[:, :gone]), torch.arange(kept, device=order.device).expand(batch, -1)], 1
+        [
+            kept + nearest.gather(1, order[:, :gone]),
+            torch.arange(kept, device=order.device).expand(batch, -1),
+        ],
+        1,
     )
     of_source = torch.zeros_like(order).scatter(1, order, ordered)
     of_destination = torch.arange(kept, kept + len(destination), device=order.device).expand(batch, -1)
@@ -96,7 +100,7 @@ class MergedAttention:
 def merged(unet: "UNet2DConditionModel", ratio: float) -> "UNet2DConditionModel":
     """A U-Net with the weights of `unet` whose self-attention merges the share `ratio` of its tokens.
 
-    Those blocks merge that work at the highest resolution at which there is attention. `unet` stays as it was.
+    Those blocks merge that work at the highest resolution that has attention. `unet` stays as it was.
 
     Raises:
         InputError: the share is not above 0 and at most 0.75, or there is no self-attention.
