@@ -7,13 +7,14 @@ import onnxruntime as ort
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
 from miaobi.accelerate.export import Method, to_onnx
-from miaobi.accelerate.merge import MergedAttention, merge, merged, slots, tokens_left, unmerge
+from miaobi.accelerate.merge import Grid, MergedAttention, merge, merged, slots, tokens_left, unmerge
 from miaobi.errors import InputError
 
 SIZE = st.integers(1, 9)
@@ -41,8 +42,8 @@ def inputs(batch: int = 2, height: int = 8, width: int = 12) -> tuple[Tensor, Te
 
 
 def looped(tokens: Tensor, height: int, width: int, ratio: float) -> Tensor:
-    """The algorithm of the paper in loops, for one picture's tokens (N, C): each token replaced by the mean of
-    those it was merged with.
+    """The paper's algorithm in loops, for one picture's tokens (N, C): each token replaced by the mean of
+    its group.
     """
     at = {(y, x): tokens[y * width + x] for y in range(height) for x in range(width)}
     corners = [place for place in at if place[0] % 2 == 0 and place[1] % 2 == 0]
@@ -169,24 +170,24 @@ def test_only_the_finest_attention_merges(changes: dict[str, Any], where: set[st
 
 @torch.no_grad()
 def test_in_onnx_runtime() -> None:
-    model = merged(unet(), 0.5)
-    names = ("sample", "timestep", "text")
-    call = Method(lambda *x: model(*x, return_dict=False)[0], model)
-    axes = {"sample": {0: "batch"}, "text": {0: "batch"}}
-    example = dict(zip(names, inputs(), strict=True))
-    graph = ort.InferenceSession(to_onnx(call, example, ("noise",), axes, "fp32"))
+    torch.manual_seed(0)
+    attention = Attention(query_dim=8, heads=2, dim_head=4).eval()
+    grid = Grid()
+    grid.height, grid.width = 6, 10
+    attention.set_processor(MergedAttention(attention.processor, grid, 0.5))
+    example = {"tokens": torch.randn(2, 60, 8)}
+    graph = to_onnx(Method(attention, attention), example, ("attended",), {"tokens": {0: "batch"}}, "fp32")
+    session = ort.InferenceSession(graph)
     for batch in (2, 3):
-        given = inputs(batch)
-        found = graph.run(None, {name: one.numpy() for name, one in zip(names, given, strict=True)})[0]
-        np.testing.assert_allclose(found, model(*given).sample.numpy(), rtol=1e-3, atol=1e-4)
+        tokens = torch.randn(batch, 60, 8)
+        found = session.run(None, {"tokens": tokens.numpy()})[0]
+        np.testing.assert_allclose(found, attention(tokens).numpy(), rtol=1e-3, atol=1e-5)
 
 
 def test_what_cannot_be_merged() -> None:
     for ratio in (0.0, 0.8, -1.0):
         with pytest.raises(InputError, match=f"ratio is {ratio}"):
             merged(unet(), ratio)
-    plain = unet(
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D")
-    )
+    plain = unet(down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))
     with pytest.raises(InputError, match="no self-attention"):
         merged(plain, 0.5)

@@ -1,8 +1,9 @@
-"""Deep features taken from an earlier step of sampling, for U-Nets (Ma et al. 2023, "DeepCache", arXiv:2312.00858).
+"""Deep features taken from an earlier step of sampling, for U-Nets (Ma et al. 2023, "DeepCache",
+arXiv:2312.00858).
 
 A U-Net of diffusers is split into two pure functions that share its weights: `Full`, the whole of it, which
-also gives its deep features, and `Shallow`, which takes those and runs the outermost layers alone. Each can be
-exported by itself. `Every` decides which of the two runs, whether they are modules or exported graphs.
+also gives its deep features, and `Shallow`, which takes those and runs the outermost layers alone. Each can
+be exported by itself. `Every` decides which of the two runs, whether they are modules or exported graphs.
 """
 
 from collections.abc import Callable
@@ -111,7 +112,7 @@ class Shallow(nn.Module):
 
 
 class Every:
-    """Runs `full` at the first and then each `interval`-th call, `shallow` with its deep features at the others.
+    """Runs `full` at the first and then each `interval`-th call, at the others `shallow` with its features.
 
     Both may be modules or exported graphs; `reset` has to be called before each picture. A call of another
     shape or type than the one before, as when guidance begins or ends, is a full one.
@@ -189,7 +190,7 @@ class CachedUNet(StandIn):
 
 
 def deep_cached(unet: "UNet2DConditionModel", interval: int, layers: int = 1) -> CachedUNet:
-    """A U-Net to use in place of `unet`, which stays as it was: every `interval`-th evaluation is a whole one.
+    """A U-Net to use in place of `unet`, which stays as it was: each `interval`-th evaluation is a whole one.
 
     Raises:
         InputError: see `Full`.

@@ -1,9 +1,9 @@
-"""A transformer's blocks skipped while the first one changes little (ParaAttention's first-block cache, after Liu
-et al. 2024, "TeaCache", arXiv:2411.19108).
+"""A transformer's blocks skipped while the first one changes little (ParaAttention's first-block cache,
+after Liu et al. 2024, "TeaCache", arXiv:2411.19108).
 
-The first block always runs. What it adds to the picture's tokens is compared with what it added when all blocks
-last ran; where that differs by less than a threshold, the sum of what the other blocks added then is added
-again, and they do not run.
+The first block always runs. What it adds to the picture's tokens is compared with what it added when all
+blocks last ran; where that differs by less than a threshold, the sum of what the other blocks added then is
+added again, and they do not run.
 
 Diffusers has such a cache of its own (`FirstBlockCacheConfig`). It works for FLUX and Qwen-Image, where this
 one decides as it does (tested); it fails on SD3, whose last block gives no text, and on Z-Image, and it
@@ -77,7 +77,7 @@ class _Block(nn.Module):
             about = TransformerBlockRegistry.get(type(block))
         except ValueError as error:
             raise InputError(
-                f"diffusers does not say what a {type(block).__name__} returns, so its results cannot be kept; "
+                f"diffusers does not say what a {type(block).__name__} returns, so results cannot be kept; "
                 "leave the cache out."
             ) from error
         self.picture: int = about.return_hidden_states_index
@@ -142,7 +142,7 @@ class CachedTransformer(StandIn):
         places = [(blocks, number) for blocks in lists for number in range(len(blocks))]
         if len(places) < 3:
             raise InputError(
-                f"a {type(transformer).__name__} with {len(places)} known blocks has next to nothing to skip; "
+                f"a {type(transformer).__name__} with {len(places)} known blocks has too few to skip; "
                 "leave the cache out."
             )
         for place, (blocks, number) in enumerate(places):
@@ -165,7 +165,7 @@ class CachedTransformer(StandIn):
 
     @contextmanager
     def cache_context(self, name: str, **about: Any) -> Iterator[None]:
-        """Within it, evaluations are of the kind `name`, such as "cond": each kind has a memory of its own."""
+        """Within it, evaluations are of the kind `name`, such as "cond"; each has a memory of its own."""
         before, self.state.kind = self.state.kind, name
         try:
             yield

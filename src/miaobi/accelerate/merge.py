@@ -1,5 +1,5 @@
-"""Similar tokens merged around self-attention, for U-Nets (Bolya & Hoffman 2023, "Token Merging for Fast Stable
-Diffusion", arXiv:2303.17604).
+"""Similar tokens merged around self-attention, for U-Nets (Bolya & Hoffman 2023, "Token Merging for Fast
+Stable Diffusion", arXiv:2303.17604).
 
 One token in four, the top left of each 2 × 2 pixels, is a destination; of the others, the most similar to a
 destination are averaged into it. Attention runs on fewer tokens, and what comes out is copied back to every
@@ -100,7 +100,7 @@ class MergedAttention:
 def merged(unet: "UNet2DConditionModel", ratio: float) -> "UNet2DConditionModel":
     """A U-Net with the weights of `unet` whose self-attention merges the share `ratio` of its tokens.
 
-    Those blocks merge that work at the highest resolution at which there is attention. `unet` stays as it was.
+    Those blocks merge that work at the highest resolution that has attention. `unet` stays as it was.
 
     Raises:
         InputError: the share is not above 0 and at most 0.75, or there is no self-attention.
