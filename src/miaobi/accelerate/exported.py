@@ -98,6 +98,7 @@ class Exported(nn.Module):
         options = {name: value for name, value in asdict(self.options).items() if name not in backend.AT_RUN}
         versions = {name: version(name) for name in ("torch", "diffusers", *backend.PACKAGES)}
         facts = options | {
+            "part": self.name,
             "weights": graph_cache.weights_digest(module),
             "key": key,
             "versions": versions,

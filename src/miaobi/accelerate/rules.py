@@ -124,10 +124,20 @@ def _weights(traits: Traits, step: Step) -> str | None:
     )
 
 
+def _prune(traits: Traits, step: Prune) -> str | None:
+    return _weights(traits, step) or _first(
+        (
+            traits.family == "autoregressive" and (step.method == "structured" or step.finetune > 0),
+            "a writer of tokens is pruned by method unstructured, with finetune 0.",
+        ),
+    )
+
+
 def _share(traits: Traits, step: ShareLayers) -> str | None:
     return _weights(traits, step) or _first(
         (traits.backbone != "transformer", "layers of a U-Net differ in shape and cannot be shared."),
         (step.group > traits.blocks, f"there are only {traits.blocks} blocks."),
+        (traits.blocks % step.group > 0, f"{traits.blocks} blocks cannot be grouped by {step.group}."),
     )
 
 
@@ -160,6 +170,7 @@ def _cache(traits: Traits, step: Cache) -> str | None:
     wanted = {"deep": "unet", "first-block": "transformer"}[step.method]
     return _first(
         (traits.family != "diffusion", f"a {traits.family} has no steps in a row that repeat each other."),
+        (traits.kind == "bundle", "the steps of a bundle are too short to look for what can be skipped."),
         (traits.steps < 2, "one step has no earlier one to take results from."),
         (traits.backbone != wanted, f"{step.method} is for a {wanted}; this is a {traits.backbone}."),
         (traits.blocks < 3, f"with {traits.blocks} blocks there is next to nothing to skip."),
@@ -172,6 +183,7 @@ def _cache(traits: Traits, step: Cache) -> str | None:
 
 def _merge(traits: Traits, step: MergeTokens) -> str | None:
     return _first(
+        (traits.backbone != "unet", "it is for the self-attention of a U-Net's finest level."),
         (not traits.tokens, "there is no self-attention to merge tokens for."),
         (
             traits.tokens < 1024,
@@ -245,9 +257,19 @@ def _threads(traits: Traits, step: Threads) -> str | None:
     return _first((step.count == traits.threads, "it runs with so many already."))
 
 
+def _cached(traits: Traits, step: Cache) -> Traits:
+    # whether blocks are skipped is decided for all that is drawn together
+    return replace(traits, cached=True, batch=1 if step.method == "first-block" else traits.batch)
+
+
 def _batch(traits: Traits, step: Batch) -> str | None:
     return _first(
         (step.size == traits.batch, "it draws so many together already."),
+        (
+            traits.cached and traits.backbone == "transformer",
+            "a first-block cache decides for all that is drawn together, and a seed's picture would depend on "
+            "the others; such pictures are drawn one by one.",
+        ),
         (
             traits.runtime == "onnxruntime" and traits.quantized in ALONE,
             f"{traits.quantized} takes one scale for all that is drawn together, and a seed's picture would "
@@ -258,7 +280,7 @@ def _batch(traits: Traits, step: Batch) -> str | None:
 
 _RULES: Mapping[type[Step], Callable[[Traits, Any], str | None]] = {
     Distill: _distill,
-    Prune: _weights,
+    Prune: _prune,
     ShareLayers: _share,
     TinyDecoder: lambda traits, step: None,
     Steps: _steps,
@@ -279,7 +301,7 @@ _EFFECTS: Mapping[type[Step], Callable[[Traits, Any], Traits]] = {
     Steps: lambda old, step: replace(old, steps=step.count),
     Sampler: lambda old, step: replace(old, sampler=step.method),
     Guidance: lambda old, step: replace(old, guidance=step.scale, guided=step.scale != 1),
-    Cache: lambda old, step: replace(old, cached=True),
+    Cache: _cached,
     MergeTokens: lambda old, step: replace(old, merged=True),
     Runtime: lambda old, step: replace(old, runtime=step.runtime),
     Precision: lambda old, step: replace(old, dtype=step.dtype),

@@ -5,12 +5,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors.torch import save as to_safetensors
 
 from miaobi.accelerate import export
 from miaobi.accelerate.finetune import finetune_decoder, finetune_generator
 from miaobi.accelerate.prune import pruned
 from miaobi.accelerate.recipe import Prune, RecipeError, ShareLayers, TinyDecoder
+from miaobi.accelerate.refit import refit_decoder
 from miaobi.accelerate.share import shared
 from miaobi.bundle import Bundle
 from miaobi.models.autoencoder import Autoencoder
@@ -22,6 +25,8 @@ from miaobi.train import generator as generator_part
 from miaobi.train import loop
 from miaobi.train.generator import Generator
 
+REFITTED = 128
+"""Pictures of the memory whose latents a pruned decoder is solved for."""
 Made = tuple[Mapping[str, Any], Mapping[str, bytes | Path]]
 """Keys of a manifest that change, and files."""
 
@@ -35,16 +40,22 @@ def smaller(bundle: Bundle, step: Prune | ShareLayers) -> Made:
     else:
         model = pruned(whole, step.amount, step.method)
         decoder = pruned(whole_decoder, step.amount, step.method)
+        if step.method == "structured":
+            memory = _memory(bundle)
+            some = np.random.default_rng(0).choice(len(memory.ids), min(len(memory.ids), REFITTED), False)
+            refit_decoder(decoder, whole_decoder, torch.from_numpy(memory.unpacked(some)))
     if step.finetune:
-        memory = Memory.load(
-            bundle.path("memory.safetensors"), bundle.path("memory.json"), bundle.latent_shape
-        )
+        memory = _memory(bundle)
         encoder = TextEncoder(bundle.path("tokenizer.json"), OnnxModel(bundle.path("text.onnx")))
         guided = bundle.guidance != 1
         finetune_generator(model, whole, memory, encoder, step.finetune, bundle.steps, guided)
         if decoder is not whole_decoder:
             finetune_decoder(decoder, whole_decoder, memory, step.finetune)
     return _parts(bundle, model, decoder)
+
+
+def _memory(bundle: Bundle) -> Memory:
+    return Memory.load(bundle.path("memory.safetensors"), bundle.path("memory.json"), bundle.latent_shape)
 
 
 def with_decoder(bundle: Bundle, step: TinyDecoder) -> Made:
