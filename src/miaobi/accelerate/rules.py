@@ -63,7 +63,7 @@ def check(traits: Traits, recipe: Recipe, *, measured: bool = True) -> Traits:
         if reason:
             problems.append(f"{step}: {reason}")
         else:
-            traits = _after(traits, step)
+            traits = after(traits, step)
         before.append(step)
     if problems:
         raise RecipeError(f"{traits.model} cannot be changed so. " + " ".join(problems))
@@ -83,7 +83,8 @@ def _refused(traits: Traits, step: Step) -> str | None:
     return _RULES[type(step)](traits, step) if type(step) in _RULES else "is unknown; see accelerate.recipe."
 
 
-def _after(traits: Traits, step: Step) -> Traits:
+def after(traits: Traits, step: Step) -> Traits:
+    """What a pipeline is after a step, whether or not the step may be taken."""
     return _EFFECTS.get(type(step), _unchanged)(traits, step)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from miaobi.runtimes import diffusers_parts as parts
 from miaobi.runtimes.memory import available_bytes, check_fits, weights_bytes
 from miaobi.text.prompt import clean_prompt
 from miaobi.traits import DType, Traits
+
+if TYPE_CHECKING:
+    from miaobi.accelerate.recipe import Recipe
 
 MAX_IMAGES = 64
 MAX_SEED = 2**63 - 1
@@ -35,6 +38,7 @@ class Clock:
 
     steps: int = 1
     done: int = 0
+    size_px: int = 0
     began: float = 0.0
     ended: float = 0.0
 
@@ -65,16 +69,29 @@ class DiffusersPipeline:
         traits: what it can do and how it runs.
         notes: what runs otherwise than asked, for receipts.
         load_ms: what loading took.
+        origin: the pipeline that this one was made from, and the recipe.
+        clock: tells parts of the pipeline how far sampling is.
     """
 
-    def __init__(self, pipe: Any, traits: Traits, notes: Sequence[str] = (), load_ms: float = 0.0) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        traits: Traits,
+        notes: Sequence[str] = (),
+        load_ms: float = 0.0,
+        origin: "tuple[DiffusersPipeline, Recipe] | None" = None,
+        clock: Clock | None = None,
+    ) -> None:
         self.pipe = copy.copy(pipe)
         self.pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.pipe.progress_bar = self.clock.bar
         self.traits = traits
         """What it can do and how it runs."""
-        self.notes = tuple(notes)
+        self.notes = list(notes)
+        """What is to be told in every receipt."""
+        self.origin: tuple[DiffusersPipeline, Recipe] = origin or (self, ())
+        """The pipeline as it was loaded, and the recipe that made this one of it."""
         self.load_ms = load_ms
         self._prompts: dict[str, Any] = {}
         self._encode = type(pipe).encode_prompt
@@ -93,9 +110,11 @@ class DiffusersPipeline:
         """
         self._check_size(size_px)
         tokens = self.traits.tokens * size_px**2 // self.traits.size_px**2
-        return DiffusersPipeline(
-            self.pipe, replace(self.traits, size_px=size_px, tokens=tokens), self.notes, self.load_ms
-        )
+        loaded, recipe = self.origin
+        made = copy.copy(self)
+        made.traits = replace(self.traits, size_px=size_px, tokens=tokens)
+        made.origin = (made if loaded is self else loaded.with_size(size_px), recipe)
+        return made
 
     def generate(
         self,
@@ -138,7 +157,7 @@ class DiffusersPipeline:
         jobs = [(text, one) for text, _ in clean for one in seeds]
         stages = {"encode": 0.0, "sample": 0.0, "decode": 0.0}
         pixels: list[npt.NDArray[np.uint8]] = []
-        notes = list(self.notes)
+        notes: list[str] = []
         with self._threads():
             for first in range(0, len(jobs), self.traits.batch):
                 some = jobs[first : first + self.traits.batch]
@@ -166,7 +185,7 @@ class DiffusersPipeline:
             total_ms=round(sum(stages.values()), 2),
             peak_memory_bytes=peak_memory_bytes(),
             ignored=ignored,
-            fallbacks=notes,
+            fallbacks=[*self.notes, *notes],
         )
         return Generation(np.concatenate(pixels), receipt)
 
@@ -203,6 +222,10 @@ class DiffusersPipeline:
                 arguments["negative_prompt"] = [negative] * len(arguments["prompt"])
         elif "guidance_scale" in parts.call_parameters(self.pipe):
             arguments["guidance_scale"] = guidance
+        denoiser = getattr(self.pipe, parts.denoiser_name(self.pipe) or "unet")
+        if hasattr(denoiser, "reset"):  # a cache of the picture before
+            denoiser.reset()
+        self.clock.size_px = size_px
         started = time.perf_counter()
         try:
             with torch.inference_mode():
