@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -6,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from miaobi.errors import TrainingError
+from miaobi.errors import InputError, TrainingError
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
 from miaobi.models.backbone import BackboneConfig
 from miaobi.models.diffusion import Diffusion
 from miaobi.models.gan import Gan
 from miaobi.text.encoder import TextFeatures
 from miaobi.text.memory import Memory, best_scale, pack
-from miaobi.train import distill, loop
+from miaobi.train import distill, generator, loop
 from miaobi.train.colours import COLOURS
 from miaobi.train.data import Dataset, Record
 from miaobi.train.generator import GeneratorTask
@@ -174,3 +175,61 @@ def test_distilling_brings_the_student_nearer_to_the_guided_teacher(
     plan = loop.Schedule(steps=60, batch_size=32, lr=2e-3, warmup=1, precision="fp32")
     totals = [step.losses["total"] for step in loop.fit(student, loop.start(student.model, plan), plan)]
     assert totals[-1] < 0.7 * totals[0]
+
+
+def test_a_student_like_its_teacher_starts_as_it_is(model: Diffusion) -> None:
+    student, told = distill.student_of(model, {})
+    assert told == "starts from the teacher's weights"
+    torch.testing.assert_close(student.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_shallower_student_starts_from_the_teachers_blocks() -> None:
+    teacher = Diffusion(replace(CONFIG, depth=3))
+    student, told = distill.student_of(teacher, {"depth": 2})
+    assert told == "starts from 2 of the teacher's 3 blocks"
+    for own, number in zip(student.blocks, (0, 2), strict=True):
+        torch.testing.assert_close(own.state_dict(), teacher.blocks[number].state_dict(), rtol=0, atol=0)
+
+
+def test_a_narrower_student_starts_from_nothing_and_learns(
+    pairs: Pairs, model: Diffusion, tmp_path: Path
+) -> None:
+    student, told = distill.student_of(model, {"width": 8})
+    assert told.startswith("starts from no weights: none of 8 wide with 2 heads")
+    assert student.backbone == replace(CONFIG, width=8)
+    paths = distill.draw_paths(model, pairs, 256, steps=1, substeps=2, guidance=2.0, folder=tmp_path)
+    task, plan = (
+        distill.DistillTask(student, pairs, paths),
+        loop.Schedule(steps=60, batch_size=32, lr=3e-3, warmup=1, precision="fp32"),
+    )
+    totals = [step.losses["total"] for step in loop.fit(task, loop.start(student, plan), plan)]
+    assert totals[-1] < 0.8 * totals[0]
+
+
+def test_a_student_differs_in_size_alone(model: Diffusion) -> None:
+    with pytest.raises(InputError, match=r"\[student\] has no patch; it may have depth, width, heads"):
+        distill.student_of(model, {"patch": 1})
+
+
+def test_a_recipe_distils_into_a_student_and_goes_on(
+    pairs: Pairs, model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "teacher").mkdir()
+    loop.save_model(tmp_path / "teacher", model.state_dict(), {"model": asdict(CONFIG)})
+    monkeypatch.setattr(Sources, "load", lambda recipe: pairs.sources)
+    recipe = {
+        "teacher": str(tmp_path / "teacher"),
+        "student": {"width": 8},
+        "paths": 256,
+        "steps": 1,
+        "substeps": 1,
+        "guidance": 1.0,
+        "schedule": {"steps": 1, "batch_size": 4, "precision": "fp32"},
+    }
+    distill.train(recipe, tmp_path / "first", False)
+    student = generator.load(tmp_path / "first")
+    assert student.backbone == replace(CONFIG, width=8)
+    again = {**recipe, "start_from": str(tmp_path / "first")}
+    again["schedule"] = {**recipe["schedule"], "lr": 1e-12}  # type: ignore[dict-item]
+    distill.train(again, tmp_path / "second", False)
+    torch.testing.assert_close(generator.load(tmp_path / "second").state_dict(), student.state_dict())

@@ -53,7 +53,7 @@ class Full(nn.Module):
         # as the U-Net does: sizes that do not halve evenly are matched on the way up
         uneven = any(size % 2**unet.num_upsamplers for size in sample.shape[-2:])
         hidden, embedding, text = _enter(unet, sample, timestep, text, timestep_cond, added)
-        skips = (hidden,)
+        skips: tuple[Tensor, ...] = (hidden,)
         for block in unet.down_blocks:
             hidden, more = block(hidden, embedding, **_attended(block, text))
             skips += more

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from miaobi.accelerate.share import shared
+from miaobi.accelerate.copies import shared
 from miaobi.errors import MachineError
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from miaobi.accelerate.share import shared
+from miaobi.accelerate.copies import shared
 from miaobi.errors import InputError
 
 if TYPE_CHECKING:

@@ -25,6 +25,10 @@ class AutoencoderConfig:
     """Residual blocks of each decoder stage, finest grid first."""
     decoder_channels: tuple[int, ...] = ()
     """Width of each decoder stage where the decoder is to be lighter than the encoder; empty: `channels`."""
+    decoder_inner: tuple[int, ...] = ()
+    """Channels between the two convolutions of a decoder's residual block, finest grid first; empty: as many
+    as the stage is wide.
+    """
     latent_channels: int = 32
     """Channels of a latent."""
     patch_px: int = 4
@@ -43,6 +47,8 @@ class AutoencoderConfig:
                 f"channels {self.channels}, encoder_blocks {self.encoder_blocks}, decoder {decoder}, "
                 f"decoder_blocks {self.decoder_blocks} differ in length; give one entry per stage"
             )
+        if self.decoder_inner and len(self.decoder_inner) != len(self.channels):
+            raise ValueError(f"decoder_inner {self.decoder_inner} must have an entry for each stage, or none")
         if self.levels and len(self.levels) != self.latent_channels:
             raise ValueError(
                 f"levels {self.levels} must have an entry for each of {self.latent_channels} latent_channels"
@@ -57,10 +63,10 @@ class AutoencoderConfig:
 class Residual(nn.Module):
     """x + gain · conv(ReLU(conv(ReLU(x)))), a small gain per channel at the start (De & Smith 2020)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inner: int = 0) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.first = nn.Conv2d(channels, inner or channels, 3, padding=1)
+        self.second = nn.Conv2d(inner or channels, channels, 3, padding=1)
         self.gain = nn.Parameter(torch.full((channels, 1, 1), 0.2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +74,7 @@ class Residual(nn.Module):
         return out
 
 
-def _distance(drawn: Tensor, images: Tensor) -> dict[str, Tensor]:
+def distance(drawn: Tensor, images: Tensor) -> dict[str, Tensor]:
     """L1, L2 and L1 of the gradients between premultiplied RGBA pictures (B, 4, H, W)."""
     error = (drawn - images) / 2
     over_white = error[:, :3] - error[:, 3:]
@@ -107,9 +113,10 @@ class Autoencoder(nn.Module):
         self.encoder = nn.Sequential(*encoder, nn.Conv2d(widths[-1], config.latent_channels, 3, padding=1))
 
         widths = config.decoder_channels or widths
+        inner = config.decoder_inner or widths
         decoder: list[nn.Module] = [nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)]
         for stage in reversed(range(len(widths))):
-            decoder += [Residual(widths[stage]) for _ in range(config.decoder_blocks[stage])]
+            decoder += [Residual(widths[stage], inner[stage]) for _ in range(config.decoder_blocks[stage])]
             if stage:
                 decoder += [nn.Conv2d(widths[stage], 4 * widths[stage - 1], 1), nn.PixelShuffle(2)]
         decoder += [
@@ -161,9 +168,9 @@ class Autoencoder(nn.Module):
         if not self.config.levels:  # rounding is noise enough
             noise = torch.randn(noisy.shape, generator=rng).to(noisy.device, noisy.dtype)
             noisy = noisy + self.config.noise * noisy.square().mean().sqrt() * noise
-        losses = _distance(self.decoder(noisy).float(), images)
+        losses = distance(self.decoder(noisy).float(), images)
         if self.config.half_scale:
-            half = _distance(self.decoder(F.avg_pool2d(noisy, 2)).float(), F.avg_pool2d(images, 2))
+            half = distance(self.decoder(F.avg_pool2d(noisy, 2)).float(), F.avg_pool2d(images, 2))
             losses["half"] = self.config.half_scale * sum(half.values(), torch.zeros((), device=noisy.device))
         return losses
 

@@ -148,8 +148,8 @@ class Autoregressive(nn.Module):
         self, x: Tensor, positions: Tensor, mask: Tensor, past: list[Cache] | None = None
     ) -> tuple[Tensor, list[Cache]]:
         caches = []
-        for layer in range(self.backbone.depth):
-            block = cast(CausalBlock, self.blocks[layer % len(self.blocks)])
+        for layer, place in enumerate(self.backbone.order):
+            block = cast(CausalBlock, self.blocks[place])
             x, cache = block(x, positions, mask, None if past is None else past[layer])
             caches.append(cache)
         return x, caches

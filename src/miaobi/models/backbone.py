@@ -30,25 +30,44 @@ class BackboneConfig:
     depth: int = 8
     """Blocks that run at every sampling step."""
     distinct: int = 0
-    """Blocks with weights of their own, used in turn until `depth` have run; 0: all of them."""
+    """Blocks with weights of their own, used until `depth` have run; 0: all of them."""
+    runs: bool = False
+    """Whether a block runs several times in a row, as in MobileLLM (Liu et al. 2024, arXiv:2402.14905),
+    instead of all of them in turn.
+    """
     context_depth: int = 2
     """Blocks over text and neighbours, run once a picture."""
     heads: int = 4
     """Attention heads."""
+    head_width: int = 0
+    """Values of a head; 0: `width` / `heads`."""
+    mlp_width: int = 0
+    """Values between the two layers of a block's MLP; 0: four times `width`."""
     patch: int = 2
     """Latent positions a side that make one token."""
 
     def __post_init__(self) -> None:
         _, height, width = self.latent_shape
-        if height % self.patch or width % self.patch or self.width % self.heads:
+        if height % self.patch or width % self.patch or (self.width % self.heads and not self.head_width):
             raise ValueError(
                 f"patch = {self.patch} must divide the latent size {height}x{width}, heads = {self.heads} "
-                f"the width {self.width}"
+                f"the width {self.width} where head_width is not given"
             )
         if self.distinct < 0 or self.depth % (self.distinct or self.depth):
             raise ValueError(
                 f"distinct = {self.distinct} blocks must divide depth = {self.depth}; 0 shares nothing"
             )
+
+    @property
+    def block(self) -> tuple[int, int, int, int]:
+        """Width, heads, head width and MLP width of a block."""
+        return self.width, self.heads, self.head_width, self.mlp_width
+
+    @property
+    def order(self) -> list[int]:
+        """Which of the blocks runs at each of the `depth` places."""
+        kinds = self.distinct or self.depth
+        return [place * kinds // self.depth if self.runs else place % kinds for place in range(self.depth)]
 
     @property
     def tokens(self) -> int:
@@ -97,10 +116,10 @@ class BackboneBlock(Recomputable):
     (adaLN-zero).
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, head_width: int = 0, mlp_width: int = 0) -> None:
         super().__init__()
-        self.attention, self.mlp = Attention(width, heads), MLP(width)
-        self.context = nn.Linear(width, 2 * width)
+        self.attention, self.mlp = Attention(width, heads, head_width), MLP(width, mlp_width)
+        self.context = nn.Linear(width, 2 * heads * (head_width or width // heads))
         self.modulation = nn.Parameter(
             torch.randn(6, width) * 0.02 + torch.tensor([0.0, 1, 0, 0, 1, 0])[:, None]
         )
@@ -140,12 +159,12 @@ class Backbone(nn.Module):
             self.aligned = nn.Linear(config.neighbours * width, width)
         self.style = nn.Parameter(torch.randn(config.styles + 1, width) * 0.1)
         self.pooled = nn.Linear(config.text_width, width)
-        self.context_blocks = nn.ModuleList([Block(width, config.heads) for _ in range(config.context_depth)])
+        self.context_blocks = nn.ModuleList([Block(*config.block) for _ in range(config.context_depth)])
         self.context_norm = nn.LayerNorm(width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(
-            [BackboneBlock(width, config.heads) for _ in range(config.distinct or config.depth)]
+            [BackboneBlock(*config.block) for _ in range(config.distinct or config.depth)]
         )
         self.output_modulation = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, patch_width)
@@ -205,9 +224,9 @@ class Backbone(nn.Module):
         shared = self.modulation(vector)[:, None]
         h = self.input(patchify(x, config.patch)) + place
         prepared = list(zip(self.blocks, keys.unbind(1), values.unbind(1), strict=True))
-        for _ in range(config.depth // len(prepared)):
-            for block, key, value in prepared:
-                h = block(h, shared, (key, value), mask)
+        for number in config.order:
+            block, key, value = prepared[number]
+            h = block(h, shared, (key, value), mask)
         shift, scale = self.output_modulation(vector)[:, None].chunk(2, dim=-1)
         out = self.output(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)
         return unpatchify(out, config.patch, *config.latent_shape[1:])

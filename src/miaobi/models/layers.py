@@ -28,13 +28,14 @@ class Attention(nn.Module):
     step.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, head_width: int = 0) -> None:
+        """`head_width` 0 is width / heads."""
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.query_norm = RMSNorm(width // heads)
-        self.key_norm = RMSNorm(width // heads)
+        self.heads, size = heads, head_width or width // heads
+        self.qkv = nn.Linear(width, 3 * heads * size)
+        self.out = nn.Linear(heads * size, width)
+        self.query_norm = RMSNorm(size)
+        self.key_norm = RMSNorm(size)
 
     def split(self, x: Tensor) -> Tensor:
         """(B, N, heads · d) → (B, heads, N, d)."""
@@ -62,10 +63,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linear layers with a GELU (tanh form) between."""
 
-    def __init__(self, width: int, ratio: int = 4) -> None:
+    def __init__(self, width: int, inner: int = 0) -> None:
+        """`inner` 0 is four times `width`."""
         super().__init__()
-        self.up = nn.Linear(width, ratio * width)
-        self.down = nn.Linear(ratio * width, width)
+        self.up = nn.Linear(width, inner or 4 * width)
+        self.down = nn.Linear(inner or 4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down(F.gelu(self.up(x), approximate="tanh"))
@@ -94,12 +96,12 @@ def recompute_inside(model: nn.Module) -> int:
 
 
 class Block(Recomputable):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block; `head_width` and `mlp_width` as in `Attention` and `MLP`."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, head_width: int = 0, mlp_width: int = 0) -> None:
         super().__init__()
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.mlp = Attention(width, heads), MLP(width)
+        self.attention, self.mlp = Attention(width, heads, head_width), MLP(width, mlp_width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, N, width), mask (B, 1, N, N), added to the scores → (B, N, width)."""

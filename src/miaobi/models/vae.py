@@ -66,7 +66,7 @@ class Vae(Backbone):
         nn.init.normal_(self.output.weight, std=0.02)
         self.prior = _head(width, 2 * patch_width)
         self.posterior_input = nn.Linear(patch_width, width)
-        self.posterior_blocks = nn.ModuleList([Block(width, backbone.heads) for _ in range(config.depth)])
+        self.posterior_blocks = nn.ModuleList([Block(*backbone.block) for _ in range(config.depth)])
         self.posterior = _head(width, 2 * patch_width)
 
     def _normal(self, tokens: Tensor) -> Normal:

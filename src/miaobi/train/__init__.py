@@ -7,7 +7,7 @@ from typing import Any
 
 from miaobi.errors import InputError
 
-PARTS = ("text", "autoencoder", "generator", "distill", "classifier", "upscaler")
+PARTS = ("text", "autoencoder", "decoder", "generator", "distill", "classifier", "upscaler")
 """What a recipe's `part` may name; each is a module with `train(recipe, out, resume)`."""
 
 

@@ -69,12 +69,13 @@ def reconstruct(model: Autoencoder, pictures: images.Float, batch_size: int = 64
 def load(folder: Path) -> Autoencoder:
     """The trained autoencoder in `folder`, in evaluation mode."""
     weights, recipe = loop.load_model(folder)
-    model = Autoencoder(AutoencoderConfig(**_tuples(recipe.get("model", {}))))
+    model = Autoencoder(AutoencoderConfig(**tuples(recipe.get("model", {}))))
     model.load_state_dict(weights)
     return model.eval()
 
 
-def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+def tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of a recipe with tuples for lists, as configurations have them."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
 
 
@@ -95,7 +96,7 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     kept as it is, and with it the meaning of latents: only the decoder is trained.
     """
     dataset = load_dataset(Path(recipe["data"]))
-    model = Autoencoder(AutoencoderConfig(**_tuples(recipe.get("model", {})))).to(devices.device())
+    model = Autoencoder(AutoencoderConfig(**tuples(recipe.get("model", {})))).to(devices.device())
     if "start_from" in recipe and not resume:
         model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
     decoder_only = "encoder" in recipe

@@ -7,9 +7,10 @@ distillation (Salimans & Ho 2022, arXiv:2202.00512) in one go, on whole paths, w
 et al. 2023, arXiv:2210.03142).
 """
 
+import copy
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from miaobi import sampling
+from miaobi.accelerate.share import shallower
 from miaobi.errors import InputError
 from miaobi.files import atomic_write
 from miaobi.models.backbone import Condition
@@ -30,6 +32,8 @@ from miaobi.train.drive import drive
 from miaobi.train.pairs import Pairs, noises, to_device
 from miaobi.train.sources import Sources
 
+STUDENT = ("depth", "width", "heads")
+"""What a student may have less of than its teacher."""
 _PART = 256  # paths in one file
 
 
@@ -141,10 +145,18 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
 
     Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder;
     `paths`, how many pictures the teacher draws; `steps` of the student; `substeps` of the teacher in each;
-    `guidance`.
+    `guidance`; the table `student`, see `student_of`; `start_from`, a folder of a student's weights to go on
+    from.
     """
-    teacher, student = (_diffusion(Path(recipe["teacher"])) for _ in range(2))
+    teacher = _diffusion(Path(recipe["teacher"]))
     _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))
+    table = recipe.get("student", {})
+    student, told = student_of(teacher, table)
+    if "start_from" in recipe and not resume:
+        student.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
+        told = f"starts from {recipe['start_from']}"
+    if workers.rank() == 0:
+        tqdm.write(f"the student {told}")
     pairs = Pairs(Sources.load({**teacher_recipe, **recipe}), teacher.backbone.neighbours)
     paths = draw_paths(
         teacher,
@@ -155,7 +167,33 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
         recipe["guidance"],
         out / "paths",
     )
-    drive(DistillTask(student, pairs, paths), {**recipe, "model": teacher_recipe["model"]}, out, resume)
+    kept = {**recipe, "model": {**teacher_recipe["model"], **table}}
+    drive(DistillTask(student, pairs, paths), kept, out, resume)
+
+
+def student_of(teacher: Diffusion, table: Mapping[str, Any]) -> tuple[Diffusion, str]:
+    """The student that `table` describes, and what it starts from, in words.
+
+    Args:
+        table: `depth`, `width` and `heads` where they differ from the teacher's. With the width and the heads
+            of the teacher the student starts from its blocks, evenly chosen where they are fewer; otherwise
+            no weight fits and it starts from none.
+
+    Raises:
+        InputError: the table has other keys, or the teacher's blocks cannot be chosen from.
+    """
+    unknown = sorted(set(table) - set(STUDENT))
+    if unknown:
+        raise InputError(f"[student] has no {', '.join(unknown)}; it may have {', '.join(STUDENT)}.")
+    config = teacher.backbone
+    smaller = replace(config, **table)
+    if smaller == config:
+        return copy.deepcopy(teacher), "starts from the teacher's weights"
+    if smaller == replace(config, depth=smaller.depth):
+        made = shallower(teacher, smaller.depth)
+        return made, f"starts from {smaller.depth} of the teacher's {config.depth} blocks"
+    made = type(teacher)(smaller, teacher.config).to(next(teacher.parameters()).device)
+    return made, f"starts from no weights: none of {smaller.width} wide with {smaller.heads} heads are there"
 
 
 def _diffusion(folder: Path) -> Diffusion:
