@@ -17,6 +17,7 @@ of JSON.
 
 import gc
 import json
+import logging
 import os
 import platform
 import re
@@ -295,6 +296,7 @@ def main(
     data: Path,
     docs: Path,
 ) -> None:
+    logging.disable(logging.WARNING)  # tools tell of every graph
     if not render:
         for model in models or (None,):
             run(model, journal, rounds, pictures, minutes, steps, size_px)
