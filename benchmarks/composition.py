@@ -180,6 +180,7 @@ def about(pipe: Any, name: str, rounds: int) -> Line:
         "date": date.today().isoformat(),
         "versions": versions,
         "rounds": rounds,
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
@@ -209,6 +210,10 @@ def run(
     lines = read_journal(path)
     if not lines:
         append(path, about(pipe, name, rounds))
+    if os.getloadavg()[0] > machine.cpus() / 2:
+        click.echo(
+            f"{name}: this machine is busy (load {os.getloadavg()[0]:.1f}); figures are rough", err=True
+        )
     done = {json.dumps([line["first"], line["second"]]) for line in lines[1:]}
     bench, started = Bench(pipe, rounds, pictures), time.monotonic()
     todo = [

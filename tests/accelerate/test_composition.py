@@ -124,6 +124,7 @@ def test_what_is_unclear_is_no_objection(known: list[Row]) -> None:
         {"backbone": "transformer"},
         {"size_px": 512},
         {"parameters": 860_000_000},
+        {"parameters": 0},
         {"device": "cuda"},
     ],
 )

@@ -140,6 +140,7 @@ def command(
     sizes, texts = parse_batches(batches), read_prompts(prompts) if prompts else speed.PROMPTS
     recipe = read_recipe(path) if path else ()
     names = {BASELINE: ()} | ({CHANGED: recipe} if recipe else {})
+    _progress(f"first pictures in {fresh} new processes" if fresh else "")
     # processes first: this one is still small and has no threads that spin
     firsts = {
         name: speed.in_fresh_processes(fresh, model, dumps(steps), threads=threads, device=device)
@@ -155,9 +156,11 @@ def command(
         pipelines[CHANGED] = apply(pipe, recipe, measured=False)
         counted[CHANGED] = apply(pipe, changes_arithmetic(recipe), measured=False)
     report = Report(_about(pipe.traits, recipe, model))
+    _progress(f"{rounds} pictures one by one, then batches of {batches or 'nothing'}")
     report.figures, report.ratios, report.notes = measure(
         pipelines, rounds=rounds, batches=sizes, warm_up=warm_up, prompts=texts
     )
+    _progress("arithmetic")
     try:
         rate = flops.gemm_rate(threads or 0)
         report.about["fp32 GEMM"] = f"{rate / 1e9:.0f} GFLOP/s"
@@ -176,6 +179,11 @@ def command(
     click.echo(report.table())
     if as_json:
         click.echo(report.to_json())
+
+
+def _progress(what: str) -> None:
+    if what:
+        click.echo(f"measuring: {what} …", err=True)
 
 
 def read_recipe(path: Path) -> Recipe:
