@@ -115,6 +115,8 @@ class Bench:
             return line | {"verdict": "refused", "reason": reason(error, self.pipe.traits.model)}
         try:
             return line | {"runtime": between.runtime} | self._timed(first, second)
+        except RecipeError as error:  # what only the transform itself can tell
+            return line | {"verdict": "refused", "reason": reason(error, self.pipe.traits.model)}
         except Exception as error:  # a tool's own error is what is to be shown here
             told = (str(error).strip().splitlines() or [""])[0]
             return line | {"verdict": "failed", "reason": f"{type(error).__name__}: {told}"[:300]}
