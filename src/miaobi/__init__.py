@@ -14,7 +14,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from miaobi.errors import BundleError, DataError, InputError, MachineError, MiaobiError, TrainingError
-    from miaobi.pipeline import Pipeline, load
+    from miaobi.loading import load
+    from miaobi.pipeline import Pipeline
     from miaobi.receipt import Generation, Receipt
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "load",
 ]
 
-_HOMES = {"Pipeline": "pipeline", "load": "pipeline", "Generation": "receipt", "Receipt": "receipt"}
+_HOMES = {"Pipeline": "pipeline", "load": "loading", "Generation": "receipt", "Receipt": "receipt"}
 
 
 def __getattr__(name: str) -> object:

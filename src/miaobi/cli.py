@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from miaobi import __version__
+from miaobi.cli_making import COMMANDS
 from miaobi.errors import InputError, MachineError, MiaobiError
 from miaobi.files import check_writable
 
@@ -51,7 +52,10 @@ def cli() -> None:
 @click.option("--expand-timeout", default=30.0, show_default=True, help="Seconds that a model may plan.")
 @click.option("--layers", is_flag=True, help="Write each layer and an OpenRaster file (.ora) too.")
 @click.option("--refine", "stages", default="", help="Stages of `miaobi refine` for the result: enhance,…")
-@_model
+@click.option(
+    "-m", "--model", help="Bundle, diffusers folder or hub id.  [default: the bundle inside the package]"
+)
+@click.option("--plan", type=_PATH, help="Run the model as this plan of `miaobi tune` says.")
 @click.option("--threads", type=int, help="CPU threads.  [default: the runtime chooses]")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @_json
@@ -70,6 +74,7 @@ def generate(
     layers: bool,
     stages: str,
     model: str | None,
+    plan: Path | None,
     threads: int | None,
     device: str,
     as_json: bool,
@@ -93,23 +98,22 @@ def generate(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from miaobi import images
-    from miaobi.pipeline import load
+    from miaobi.loading import load
 
-    pipe = load(model, threads=threads, device=device)
+    pipe = load(model, plan=plan, threads=threads, device=device)
     hidden = quiet or count <= 1 or not sys.stderr.isatty()
     with click.progressbar(length=count, file=sys.stderr, hidden=hidden) as bar:
-        planner = None if expand == "none" else expand
         made = pipe.generate(
             prompt,
             count,
             seed,
-            style,
-            steps,
-            tone,
-            size,
-            planner,
-            expand_timeout,
-            stages,
+            steps=steps,
+            size_px=size,
+            style=style,
+            tone=tone,
+            expand=None if expand == "none" else expand,
+            expand_timeout_s=expand_timeout,
+            refine=stages,
             on_progress=bar.update,
         )
     receipt = made.receipt
@@ -118,14 +122,15 @@ def generate(
     settings |= {
         "Software": f"miaobi {__version__}",
         "prompt": receipt.prompts[0],
-        "tone": str(receipt.tones[0]),
+        "tone": str(receipt.tones[0] if receipt.tones else 0),
     }
-    settings |= {"scene": receipt.scenes[0]} if receipt.scenes[0] else {}
-    settings |= {"expanded": receipt.expanded[0]} if receipt.expanded[0] else {}
+    settings |= {"scene": one for one in receipt.scenes[:1] if one}
+    settings |= {"expanded": one for one in receipt.expanded[:1] if one}
     paths = [output]
     if count > 1:
         paths = [output.with_stem(f"{output.stem}-{index}") for index in range(1, count + 1)]
-    for path, picture, one, parts in zip(paths, made, receipt.seeds, made.layers, strict=True):
+    drawn = made.layers or [()] * len(made)
+    for path, picture, one, parts in zip(paths, made, receipt.seeds, drawn, strict=True):
         images.save_png(path, picture, {**settings, "seed": str(one)})
         if layers:
             _save_layers(path, parts, receipt.size_px)
@@ -309,38 +314,8 @@ def info(model: str | None, as_json: bool) -> None:
         click.echo(f"{'licence':<13}  {text}")
 
 
-@cli.command()
-@click.argument("recipe", type=_PATH)
-@click.option("--out", type=_PATH, help="Folder of the run.  [default: runs/<name of the recipe>]")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the folder of the run.")
-@click.option("--workers", default=1, show_default=True, help="Processes that share each batch.")
-def train(recipe: Path, out: Path | None, resume: bool, workers: int) -> None:
-    """Train a model from RECIPE, a .toml file such as recipes/emoji/text.toml; Ctrl-C saves."""
-    from miaobi.train import run
-
-    run(recipe, out, resume, workers)
-
-
-@cli.command()
-@click.argument("recipe", type=_PATH)
-@click.option("-o", "--out", type=_PATH, required=True, help="Folder of the bundle to write.")
-def export(recipe: Path, out: Path) -> None:
-    """Assemble trained parts into a bundle, as RECIPE (such as recipes/emoji/bundle.toml) says."""
-    from miaobi.accelerate.export import export_bundle
-    from miaobi.train import read_recipe
-
-    bundle = export_bundle(read_recipe(recipe), out)
-    size = sum(one["bytes"] for one in bundle.files.values())
-    click.echo(f"wrote {out} ({size / 1e6:.1f} MB); try: miaobi generate 'red apple' --model {out}")
-
-
-@cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def evaluate(arguments: tuple[str, ...]) -> None:
-    """Measure quality: PSNR, SSIM, FID, KID, R-precision; `miaobi evaluate --help` lists the measures."""
-    from miaobi.evaluate.report import main as report
-
-    report(list(arguments))
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -74,7 +74,7 @@ class Drawer:
     ) -> None:
         started = time.perf_counter()
         running = running or Running(bundle.runtime)
-        device, self._fallbacks = pick_device(running.device)
+        device, self.notes = pick_device(running.device)
         self.bundle, self.running, self._opened = bundle, replace(running, device=device), opened
         self._encoder = TextEncoder(bundle.path("tokenizer.json"), self._graph("text"))
         self._context, self._sampled, self._decoder = (
@@ -131,18 +131,18 @@ class Drawer:
                 if after is None
                 else after.neighbours(len(texts), self.bundle.neighbours)
             )
+        question = {
+            "tokens": features.tokens,
+            "mask": features.mask,
+            "embedding": features.embedding,
+            "style": asked,
+            "neighbours": found.latents,
+            "neighbour_style": found.styles,
+        }
         with timed(stages, "context"):
-            question = {
-                "tokens": features.tokens,
-                "mask": features.mask,
-                "embedding": features.embedding,
-                "style": asked,
-                "neighbours": found.latents,
-                "neighbour_style": found.styles,
-            }
-            context = self._context(**question)
+            context = self._asked(question)
             if self.bundle.guidance != 1:
-                unasked = self._context(**self._nothing(question))
+                unasked = self._asked(self._nothing(question))
                 context |= {f"not_{name}": tensor for name, tensor in unasked.items()}
         pictures = []
         for begin in range(0, len(jobs), self.running.batch):
@@ -244,6 +244,15 @@ class Drawer:
 
     def _graph(self, name: str) -> Graph:
         return self._opened(self.bundle, name, self.running)
+
+    def _asked(self, question: dict[str, Any]) -> dict[str, Any]:
+        """The context of every text, of no more together than pictures are drawn."""
+        count, together = len(question["style"]), self.running.batch
+        parts = [
+            self._context(**{name: rows[begin : begin + together] for name, rows in question.items()})
+            for begin in range(0, count, together)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _nothing(self, asked: dict[str, Any]) -> dict[str, Any]:
         """What the context graph is asked when there is no prompt, for guidance."""

@@ -163,7 +163,7 @@ class Pipeline(Drawer):
             total_ms=round(sum(stages.values()), 2),
             peak_memory_bytes=peak_memory_bytes(),
             ignored=[*notes, *drawn.ignored, *(note for sketch in sketches for note in sketch.notes)],
-            fallbacks=[*self._fallbacks, *(note for plan in plans if plan for note in plan.notes)],
+            fallbacks=[*self.notes, *(note for plan in plans if plan for note in plan.notes)],
         )
         return Generation(pixels, receipt, layers)
 

@@ -17,13 +17,17 @@ from miaobi.accelerate.recipe import (
     Distill,
     Guidance,
     Precision,
+    Prune,
     Quantize,
     Recipe,
+    RecipeError,
     Runtime,
     Sampler,
+    ShareLayers,
     Step,
     Steps,
     Threads,
+    TinyDecoder,
 )
 from miaobi.accelerate.rules import ALONE
 from miaobi.bundle import MANIFEST, SHIPPED, Bundle, write_bundle
@@ -58,6 +62,22 @@ def student(step: Distill) -> Bundle:
 def _distill(bundle: Bundle, running: Running, step: Distill) -> tuple[Bundle, Running]:
     found = student(step)
     return found, replace(running, runtime=found.runtime, compiled=False)
+
+
+def _smaller(bundle: Bundle, running: Running, step: Prune | ShareLayers) -> tuple[Bundle, Running]:
+    from miaobi.accelerate import weights
+
+    return derived(bundle, str(step), lambda: weights.smaller(bundle, step)), running
+
+
+def _with_decoder(bundle: Bundle, running: Running, step: TinyDecoder) -> tuple[Bundle, Running]:
+    from miaobi.accelerate import weights
+
+    file = Path(step.decoder) / "model.safetensors"
+    if not file.exists():
+        raise RecipeError(f"{step}: there is no {file}; train it with recipes/emoji/tiny_decoder.toml.")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return derived(bundle, f"tiny-decoder {digest}", lambda: weights.with_decoder(bundle, step)), running
 
 
 def _quantize(bundle: Bundle, running: Running, step: Quantize) -> tuple[Bundle, Running]:
@@ -131,7 +151,8 @@ def derived(
         write_bundle(folder, {**_manifest(bundle), "card": card, **told}, files)
     found = Bundle.load(folder)
     # knobs are not part of what was made
-    return replace(found, steps=bundle.steps, guidance=bundle.guidance, sampler=bundle.sampler)
+    knobs = ("steps", "guidance", "sampler", "guided_part")
+    return replace(found, **{name: getattr(bundle, name) for name in knobs})
 
 
 def _manifest(bundle: Bundle) -> dict[str, Any]:
@@ -144,6 +165,9 @@ def _manifest(bundle: Bundle) -> dict[str, Any]:
 
 _CHANGES: Mapping[type[Step], Callable[[Bundle, Running, Any], tuple[Bundle, Running]]] = {
     Distill: _distill,
+    Prune: _smaller,
+    ShareLayers: _smaller,
+    TinyDecoder: _with_decoder,
     Steps: lambda bundle, running, step: (replace(bundle, steps=step.count), running),
     Sampler: lambda bundle, running, step: (replace(bundle, sampler=step.method), running),
     Guidance: lambda bundle, running, step: (

@@ -139,7 +139,9 @@ def _numbers(build: Build, network: nn.Module) -> nn.Module:
         network = numbers.channels_last(network)
     if build.traits.quantized:
         network = numbers.in_integers(network, build.traits.quantized)
-        build.notes.append(f"{build.traits.quantized}: linear layers of the denoiser; convolutions and decoder stay")
+        build.notes.append(
+            f"{build.traits.quantized}: linear layers of the denoiser; convolutions and decoder stay"
+        )
     return network
 
 

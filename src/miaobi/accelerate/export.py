@@ -29,6 +29,7 @@ from miaobi.models.vae import Vae
 from miaobi.text.tokenizer import MAX_TOKENS
 
 Storage = Literal["int8", "fp16", "fp32"]
+Generator = Diffusion | Gan | Vae | Autoregressive
 OPSET = 23
 _SMALL = 1024  # weights with fewer values stay fp32
 _BLOCK = 64  # values that share a scale where matrices are multiplied in int8
@@ -285,29 +286,38 @@ def assemble(
     folder: Path,
     manifest: Mapping[str, Any],
     files: Mapping[str, bytes | Path],
-    model: Diffusion | Gan | Vae | Autoregressive,
+    model: Generator,
     autoencoder: Autoencoder,
     storage: Storage,
 ) -> Bundle:
     """Write a bundle of trained models: their graphs beside the given files, and what the manifest tells of
     them.
     """
-    shape = list(model.backbone.latent_shape)
-    size_px = shape[1] * autoencoder.config.reduction
+    made = graphs(model, autoencoder, storage)
+    return write_bundle(folder, {**manifest, **told_of(model, autoencoder)}, {**files, **made})
+
+
+def graphs(model: Generator, autoencoder: Autoencoder, storage: Storage) -> dict[str, bytes]:
+    """Every graph of a bundle but that of its text encoder."""
+    size = model.backbone.latent_shape[1]
     if isinstance(model, Autoregressive):
-        graphs = writer_graphs(model, autoencoder, storage)
+        made = writer_graphs(model, autoencoder, storage)
     else:
-        graphs = generator_graphs(model, storage) | decoder_graph(autoencoder, storage, shape[1])
-    graphs |= encoder_graph(autoencoder, storage, size_px)
-    told = {
-        "size_px": size_px,
+        made = generator_graphs(model, storage) | decoder_graph(autoencoder, storage, size)
+    return made | encoder_graph(autoencoder, storage, size * autoencoder.config.reduction)
+
+
+def told_of(model: Generator, autoencoder: Autoencoder) -> dict[str, Any]:
+    """What a manifest tells of trained models."""
+    shape = list(model.backbone.latent_shape)
+    return {
+        "size_px": shape[1] * autoencoder.config.reduction,
         "latent": {"shape": shape, "patch": model.backbone.patch},
         "text": {"max_tokens": MAX_TOKENS, "dim": model.backbone.text_width},
         "neighbours": model.backbone.neighbours,
         "blocks": model.backbone.depth,
         "parameters": _parameters(model) + _parameters(autoencoder.decoder),
     }
-    return write_bundle(folder, {**manifest, **told}, {**files, **graphs})
 
 
 def _parameters(module: nn.Module) -> int:

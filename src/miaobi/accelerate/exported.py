@@ -148,7 +148,9 @@ def layout_of(result: Any) -> Any:
     if isinstance(result, Tensor):
         return None
     if isinstance(result, (tuple, list)):
-        return {type(result).__name__ if type(result) is list else "tuple": [layout_of(one) for one in result]}
+        return {
+            type(result).__name__ if type(result) is list else "tuple": [layout_of(one) for one in result]
+        }
     raise MachineError(f"a graph cannot return {type(result).__name__}; choose another runtime.")
 
 

@@ -320,8 +320,8 @@ def _step(table: dict[str, Any], number: int) -> Step:
         if wanted is float and type(value) is int:
             table[name] = value = float(value)
         if type(value) is not wanted:
-            told = {int: "a whole number", float: "a number"}.get(wanted, "a text")  # type: ignore[arg-type]
-            raise RecipeError(f"step {number}, {kind}: {name} is {value!r}; give {told}.")
+            give = "a whole number" if wanted is int else "a number" if wanted is float else "a text"
+            raise RecipeError(f"step {number}, {kind}: {name} is {value!r}; give {give}.")
     return KINDS[kind](**table)
 
 

@@ -175,7 +175,7 @@ def _merge(traits: Traits, step: MergeTokens) -> str | None:
         (not traits.tokens, "there is no self-attention to merge tokens for."),
         (
             traits.tokens < 1024,
-            f"self-attention looks at {traits.tokens} tokens; to find which to merge costs more than it saves.",
+            f"self-attention looks at {traits.tokens} tokens; finding pairs costs more than it saves.",
         ),
         (
             not traits.weights,

@@ -2,7 +2,7 @@
 
 It learns the pictures themselves and, as in TAESD, what the whole decoder makes of the same noisy latents: a
 target without the details that no decoder could know. It starts from the whole decoder's largest channels
-(`accelerate.prune`). The encoder, and so the meaning of latents, stays.
+(`accelerate.prune`), solved for anew (`accelerate.refit`). The encoder, and so the meaning of latents, stays.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from miaobi import images
 from miaobi.accelerate.prune import narrowed_decoder
+from miaobi.accelerate.refit import refit_decoder
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig, distance
 from miaobi.train import autoencoder as whole_part
 from miaobi.train import devices, loop, workers
@@ -23,6 +24,9 @@ from miaobi.train.colours import COLOURS, recolour
 from miaobi.train.data import load_dataset
 from miaobi.train.drive import drive
 from miaobi.train.latents import Latents, encode
+
+REFITTED = 192
+"""Latents by which a pruned decoder is solved for anew before it is trained."""
 
 
 @dataclass
@@ -73,18 +77,23 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     _, made = loop.load_model(folder)
     table = {**made["model"], **recipe.get("model", {})}
     config = AutoencoderConfig(**whole_part.tuples(table))
-    model = (
-        whole_part.load(Path(recipe["start_from"]))
-        if "start_from" in recipe
-        else narrowed_decoder(whole, config)
-    )
-    model.encoder.requires_grad_(False)
     with workers.first_alone():
         cache = Path(recipe["data"]) / "latents.npz"
         latents = encode(whole, dataset, recipe.get("recoloured_copies", 1), cache)
+    if "start_from" in recipe:
+        model = Autoencoder(config)
+        model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
+    else:
+        model = narrowed_decoder(whole, config)
     train = np.array([record.split == "train" for record in dataset.records])
     toned = np.array([record.tone > 0 for record in dataset.records])
     rows = np.flatnonzero(train[latents.source])
+    if "start_from" not in recipe and not resume:
+        rng = np.random.default_rng(0)
+        some = latents.values[rng.choice(rows, min(len(rows), REFITTED), replace=False)].astype(np.float32)
+        some += np.float32(config.noise) * rng.standard_normal(some.shape, np.float32)
+        refit_decoder(model, whole, torch.from_numpy(some))
+    model.encoder.requires_grad_(False)
     shares = np.where(toned[latents.source[rows]], recipe.get("tone_weight", 0.2), 1.0)
     shares = np.where(latents.colour[rows] >= 0, recipe.get("colour_weight", 0.2), shares)
     weight = recipe.get("whole_weight", 1.0)

@@ -371,6 +371,11 @@ def save_model(folder: Path, tensors: Mapping[str, Tensor], recipe: Mapping[str,
     _write(folder / "model.safetensors", tensors, {"recipe": recipe})
 
 
+def about(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of a file of weights that `load_model` reads."""
+    return {"miaobi": json.dumps({"recipe": recipe})}
+
+
 def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     compact = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_write(path) as file:
