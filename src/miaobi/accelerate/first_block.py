@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from miaobi.accelerate.share import shared
+from miaobi.accelerate.copies import shared
 from miaobi.accelerate.standin import StandIn
 from miaobi.errors import InputError
 

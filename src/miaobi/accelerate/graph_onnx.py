@@ -62,9 +62,7 @@ def load(folder: Path, dtype: str, threads: int, quantized: str | None) -> Calla
     names = [one.name for one in session.get_inputs()]
 
     def run(inputs: Inputs) -> list[Tensor]:
-        arrays = {
-            name: one.detach().contiguous().numpy() for name, one in zip(names, inputs, strict=True)
-        }
+        arrays = {name: one.detach().contiguous().numpy() for name, one in zip(names, inputs, strict=True)}
         return [torch.from_numpy(one) for one in session.run(None, arrays)]
 
     return run

@@ -78,9 +78,7 @@ def _in_integers(model: Any, method: str, recorded: Callable[[], list[Inputs]], 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # progress bars
         if method == "int8-static":
-            rows = [
-                {place: one.numpy() for place, one in enumerate(inputs)} for inputs in recorded()
-            ]
+            rows = [{place: one.numpy() for place, one in enumerate(inputs)} for inputs in recorded()]
             notes.append(f"int8 from {len(rows)} recorded calls; what the operators lack in int8 stays fp32")
             return nncf.quantize(
                 model,

@@ -44,7 +44,11 @@ def slots(tokens: Tensor, height: int, width: int, ratio: float) -> Tensor:
     gone = len(source) - kept
     # the first `gone` of the order go where their nearest destination goes, the others stay by themselves
     ordered = torch.cat(
-        [kept + nearest.gather(1, order[:, :gone]), torch.arange(kept, device=order.device).expand(batch, -1)], 1
+        [
+            kept + nearest.gather(1, order[:, :gone]),
+            torch.arange(kept, device=order.device).expand(batch, -1),
+        ],
+        1,
     )
     of_source = torch.zeros_like(order).scatter(1, order, ordered)
     of_destination = torch.arange(kept, kept + len(destination), device=order.device).expand(batch, -1)
