@@ -14,7 +14,7 @@ from diffusers.hooks import FirstBlockCacheConfig
 from torch import Tensor, nn
 
 from miaobi.accelerate.first_block import CachedTransformer
-from miaobi.accelerate.share import shared
+from miaobi.accelerate.copies import shared
 from miaobi.errors import InputError
 
 KINDS = ("flux", "qwen", "sd3", "zimage")
