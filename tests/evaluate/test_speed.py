@@ -167,7 +167,7 @@ def test_the_command_measures_a_changed_bundle(
     (tmp_path / "recipe.toml").write_text('[[step]]\nkind = "steps"\ncount = 2\n')
     files = ["-m", str(tiny_bundle), "--recipe", str(tmp_path / "recipe.toml")]
     few = ["--rounds", "2", "--batches", "2", "--fresh", "2", "--threads", "1", "--json"]
-    bench.command.main([*files, *few], standalone_mode=False)
+    bench.main([*files, *few])
     shown = capsys.readouterr().out
     kept = json.loads(shown.splitlines()[-1])
     assert "steps(count 2)" in shown

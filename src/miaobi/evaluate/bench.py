@@ -105,7 +105,7 @@ def changes_arithmetic(recipe: Recipe) -> Recipe:
     return tuple(step for step in recipe if step.stage <= Stage.NETWORK)
 
 
-@click.command("bench")
+@click.command("bench", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("-m", "--model", help="Bundle, diffusers folder or hub id.  [default: the bundle inside]")
 @click.option(
     "--recipe", "--plan", "path", type=_PATH, help="TOML with [[step]] tables, against the model as it is."
@@ -225,3 +225,8 @@ def _about(traits: "Traits", recipe: Recipe, model: str | None) -> dict[str, Any
         "recipe": describe(recipe),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
     }
+
+
+def main(arguments: list[str]) -> None:
+    """`miaobi bench` with these arguments; raises what click and `miaobi.errors` raise."""
+    command.main(arguments, prog_name="miaobi bench", standalone_mode=False)
