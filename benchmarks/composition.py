@@ -17,6 +17,7 @@ of JSON.
 
 import gc
 import json
+import logging
 import os
 import platform
 import re
@@ -71,7 +72,7 @@ Line = dict[str, Any]
 
 def candidates(traits: Traits) -> list[Step]:
     """The steps that are tried, legal or not, in the order of recipes."""
-    samplers = [Sampler(one) for one in traits.samplers if one != traits.sampler][:2]
+    samplers = [Sampler(one) for one in traits.samplers if one != traits.sampler][:1]
     guided = [Guidance(1.0), Guidance(traits.guidance, 0.0, 0.5)] if traits.guided else []
     return [
         *(Prune(0.5, "unstructured"), Prune(0.3, "structured"), ShareLayers(2)),
@@ -114,6 +115,8 @@ class Bench:
             return line | {"verdict": "refused", "reason": reason(error, self.pipe.traits.model)}
         try:
             return line | {"runtime": between.runtime} | self._timed(first, second)
+        except RecipeError as error:  # what only the transform itself can tell
+            return line | {"verdict": "refused", "reason": reason(error, self.pipe.traits.model)}
         except Exception as error:  # a tool's own error is what is to be shown here
             told = (str(error).strip().splitlines() or [""])[0]
             return line | {"verdict": "failed", "reason": f"{type(error).__name__}: {told}"[:300]}
@@ -179,20 +182,40 @@ def about(pipe: Any, name: str, rounds: int) -> Line:
         "date": date.today().isoformat(),
         "versions": versions,
         "rounds": rounds,
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
-def run(model: str | None, journal: Path, rounds: int, pictures: int, minutes: float | None = None) -> None:
-    """Measure what the journal of the model does not hold yet, for so many minutes at most."""
+def run(
+    model: str | None,
+    journal: Path,
+    rounds: int,
+    pictures: int,
+    minutes: float | None = None,
+    steps: int | None = None,
+    size_px: int | None = None,
+) -> None:
+    """Measure what the journal of the model does not hold yet, for so many minutes at most.
+
+    With `steps` the baseline samples in so many; a diffusers pipeline draws `size_px`, where given.
+    """
     from miaobi.loading import load
 
     pipe: Any = load(model)
+    if size_px is not None and pipe.traits.kind == "diffusers":
+        pipe = pipe.with_size(size_px)
+    if steps is not None and steps != pipe.traits.steps:
+        pipe = apply(pipe, (Steps(steps),), measured=False)
     name = "emoji" if model is None else Path(model).name
     path = journal / f"{name}.jsonl"
     journal.mkdir(parents=True, exist_ok=True)
     lines = read_journal(path)
     if not lines:
         append(path, about(pipe, name, rounds))
+    if os.getloadavg()[0] > machine.cpus() / 2:
+        click.echo(
+            f"{name}: this machine is busy (load {os.getloadavg()[0]:.1f}); figures are rough", err=True
+        )
     done = {json.dumps([line["first"], line["second"]]) for line in lines[1:]}
     bench, started = Bench(pipe, rounds, pictures), time.monotonic()
     todo = [
@@ -261,6 +284,10 @@ def table(journals: list[list[Line]]) -> str:
 @click.option("--rounds", type=click.IntRange(4), default=16, show_default=True, help="Turns of each pair.")
 @click.option("--pictures", type=click.IntRange(1), default=4, show_default=True, help="Compared for PSNR.")
 @click.option("--minutes", type=float, help="Stop each model after so long; a later run goes on.")
+@click.option("--steps", type=int, help="Sampling steps of the baseline.  [default: the model's]")
+@click.option(
+    "--size", "size_px", type=int, help="Side in px for diffusers pipelines.  [default: the model's]"
+)
 @click.option("--render", is_flag=True, help="Only write the data and the page from the journals.")
 @click.option("--data", type=click.Path(path_type=Path), default=TABLE, help="composition.json to write.")
 @click.option("--docs", type=click.Path(path_type=Path), default=DOCS, help="Page to write.")
@@ -270,13 +297,16 @@ def main(
     rounds: int,
     pictures: int,
     minutes: float | None,
+    steps: int | None,
+    size_px: int | None,
     render: bool,
     data: Path,
     docs: Path,
 ) -> None:
+    logging.disable(logging.WARNING)  # tools tell of every graph
     if not render:
         for model in models or (None,):
-            run(model, journal, rounds, pictures, minutes)
+            run(model, journal, rounds, pictures, minutes, steps, size_px)
     journals = [read_journal(path) for path in sorted(journal.glob("*.jsonl"))]
     data.write_text(table(journals), "utf-8")
     docs.write_text(page(journals), "utf-8")

@@ -80,7 +80,8 @@ def _section(head: Line, lines: list[Line]) -> str:
         f"{model['kind']}, {model['family']}, {model['backbone']}, "
         f"{model['parameters'] / 1e6:.1f} M parameters; as it is: {head['runs']}. "
         f"Measured {head['date']} on {head['system']}, {machine['cpus']} CPUs "
-        f"({', '.join(machine['features'])}), {head['rounds']} rounds; "
+        f"({', '.join(machine['features'])}), {head['rounds']} rounds, "
+        f"load average before it {head['load']:g}; "
         + ", ".join(f"{name} {number}" for name, number in versions.items())
         + ".",
         _matrix(lines),

@@ -1,13 +1,15 @@
 """How much faster recipes make a full-size Stable Diffusion 1.5, beside stock diffusers in fp32, on the CPU.
 
     python benchmarks/random_pipelines.py sd15 --out FOLDER
-    python benchmarks/sd15.py FOLDER [--steps 4] [--rounds 3] [--only NAME ...] [--recipe FILE.toml ...] [--stack]
+    python benchmarks/sd15.py FOLDER [--steps 4] [--rounds 3] [--only NAME ...] [--recipe FILE.toml ...]
+    [--stack]
 
-Each recipe runs in a process of its own, in turn with stock diffusers (`DiffusionPipeline` as it is loaded, PyTorch
-fp32) from the same initial noise: ratios are of medians, PSNR is of 8-bit pictures with the weights' random, so
-it tells numerical fidelity and nothing of quality. Peak memory is that of the recipe alone, measured before stock
-has run. Graphs are exported and networks compiled before the clock runs; what that took is told. `--stack` adds
-cache, merged tokens, fewer steps and a small decoder one by one. Ends with one line of JSON.
+Each recipe runs in a process of its own, in turn with stock diffusers (`DiffusionPipeline` as it is loaded,
+PyTorch fp32) from the same initial noise: ratios are of medians, PSNR is of 8-bit pictures with the weights'
+random, so it tells numerical fidelity and nothing of quality. Peak memory is that of the recipe alone,
+measured before stock has run. Graphs are exported and networks compiled before the clock runs; what that took
+is told. `--stack` adds cache, merged tokens, fewer steps and a small decoder one by one. Ends with one line
+of JSON.
 """
 
 import gc
@@ -33,7 +35,8 @@ RECIPES: dict[str, str] = {
     "openvino": 'kind = "runtime"\nruntime = "openvino"',
     "onnxruntime": 'kind = "runtime"\nruntime = "onnxruntime"',
     "torch bf16": 'kind = "precision"\ndtype = "bfloat16"',
-    "openvino bf16": 'kind = "runtime"\nruntime = "openvino"\n[[step]]\nkind = "precision"\ndtype = "bfloat16"',
+    "openvino bf16": 'kind = "runtime"\nruntime = "openvino"\n'
+    '[[step]]\nkind = "precision"\ndtype = "bfloat16"',
     **{
         f"{runtime} {method}": f'kind = "runtime"\nruntime = "{runtime}"\n[[step]]\nkind = "quantize"\n'
         f'method = "{method}"'
@@ -190,7 +193,9 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         if stack:
             chosen |= stacked(RECIPES[stack], small_decoder(Path(scratch)))
-        click.echo(f"{'recipe':<28}{'ms':>8}{'stock':>8}{'times':>7}{'least':>7}{'dB':>6}{'peak MB':>9}  stages")
+        click.echo(
+            f"{'recipe':<28}{'ms':>8}{'stock':>8}{'times':>7}{'least':>7}{'dB':>6}{'peak MB':>9}  stages"
+        )
         for name, toml in chosen.items():
             one = results[name] = apart(folder, toml, steps, rounds, threads)
             if "failed" in one:

@@ -123,7 +123,9 @@ class Drawer:
         """
         stages = {} if stages is None else stages
         with timed(stages, "encode"):  # one by one: what a text means does not depend on the others
-            features = joined([self._encoder([text]) for text in texts])
+            # OpenVINO compiles a graph for each length that it meets
+            multiple = 16 if self.running.runtime == "openvino" else 1
+            features = joined([self._encoder([text]) for text in texts], multiple)
         with timed(stages, "retrieve"):
             asked = np.full(len(texts), style)
             found = (

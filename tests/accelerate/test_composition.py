@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaobi.accelerate import composition, machine
-from miaobi.accelerate.composition import Group, Row, verdict
+from miaobi.accelerate.composition import Group, Row, groups, verdict
 from miaobi.accelerate.recipe import (
     ChannelsLast,
     Precision,
@@ -64,10 +64,10 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Row]]:
     """Rows that hold here, for pipelines like `TRAITS`; a test adds to them."""
     rows: list[Row] = []
 
-    def groups() -> tuple[Group, ...]:
+    def found() -> tuple[Group, ...]:
         return (Group("diffusers", "diffusion", "unet", "cpu", 64, 1_000_000, FEATURES, 2, tuple(rows)),)
 
-    monkeypatch.setattr(composition, "groups", groups)
+    monkeypatch.setattr(composition, "groups", found)
     monkeypatch.setattr(machine, "cpu_features", lambda: FEATURES)
     monkeypatch.setattr(machine, "cpus", lambda: 2)
     return rows
@@ -124,6 +124,7 @@ def test_what_is_unclear_is_no_objection(known: list[Row]) -> None:
         {"backbone": "transformer"},
         {"size_px": 512},
         {"parameters": 860_000_000},
+        {"parameters": 0},
         {"device": "cuda"},
     ],
 )
@@ -144,7 +145,7 @@ def test_other_machines_are_not_judged(
 
 
 def test_the_data_of_the_package_can_be_read() -> None:
-    for group in composition.groups():
+    for group in groups():
         assert group.features
         for one in group.rows:
             assert one.low <= one.ratio <= one.high
@@ -244,7 +245,7 @@ def test_a_killed_run_goes_on_and_the_page_holds_all(
     assert pairs[0] == pairs[1]
     data = tmp_path / "composition.json"
     data.write_text(fake.table([again]))
-    (group,) = composition.groups(data)
+    (group,) = groups(data)
     assert {one.verdict for one in group.rows if one.second == INT8} == {"hurts"}
     assert len(json.loads(data.read_text())["measured"][0]["rows"]) == len(group.rows)
     page = fake.page([again])

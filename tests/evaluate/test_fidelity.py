@@ -1,10 +1,11 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from miaobi.errors import InputError
-from miaobi.evaluate import fidelity
+from miaobi.evaluate import fidelity, report
 from miaobi.images import UInt8
 
 
@@ -57,3 +58,21 @@ def test_pictures_of_other_sizes_are_refused() -> None:
         fidelity.compare(one, np.zeros((1, 32, 32, 4), np.uint8))
     with pytest.raises(InputError, match="as many"):
         fidelity.compare(one[:0], one[:0])
+
+
+def test_command_compares_a_changed_bundle(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.toml").write_text('[[step]]\nkind = "steps"\ncount = 1\n')
+    files = [
+        "-m",
+        str(tiny_bundle),
+        "--recipe",
+        str(tmp_path / "recipe.toml"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    report.main(["fidelity", *files, "--count", "3"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("psnr_db", "ssim", "feature_distance", "(n=3)"))
+    assert (tmp_path / "out" / "reference_and_changed.png").exists()

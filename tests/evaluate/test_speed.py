@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miaobi.errors import InputError, MachineError
-from miaobi.evaluate import bench, speed
+from miaobi.evaluate import bench, flops, speed
 from miaobi.evaluate.energy import Energy
 from miaobi.evaluate.speed import Timings
 
@@ -93,9 +93,9 @@ def test_energy_is_not_made_up(tmp_path: Path) -> None:
 
 
 def test_a_fresh_process_draws_a_bundle(tiny_bundle: Path) -> None:
-    fresh = speed.in_fresh_process(str(tiny_bundle))
-    assert fresh.first_picture_ms > fresh.load_ms + fresh.draw_ms > 0
-    assert fresh.apply_ms == 0
+    fresh = speed.in_fresh_process(str(tiny_bundle), '[[step]]\nkind = "steps"\ncount = 2\n')
+    assert fresh.first_picture_ms > fresh.load_ms + fresh.apply_ms + fresh.draw_ms > 0
+    assert fresh.apply_ms > 0
     assert fresh.peak_memory_bytes >= fresh.resident_bytes
     figures = speed.first_pictures([fresh, fresh])
     assert figures["peak_memory_mb"].count == 2
@@ -156,3 +156,30 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         bench.read_prompts(tmp_path / "empty")
     with pytest.raises(InputError, match="2 or more rounds"):
         speed.take_turns({}, 1)
+
+
+def test_the_command_measures_a_changed_bundle(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = speed.Fresh(900.0, 300.0, 0.0, 100.0, 200_000_000, 150_000_000)
+    monkeypatch.setattr(speed, "in_fresh_process", lambda *_, **__: fresh)
+    monkeypatch.setattr(flops, "GEMM_SIZE", 128)
+    (tmp_path / "recipe.toml").write_text('[[step]]\nkind = "steps"\ncount = 2\n')
+    files = ["-m", str(tiny_bundle), "--recipe", str(tmp_path / "recipe.toml")]
+    few = ["--rounds", "2", "--batches", "2", "--fresh", "2", "--threads", "1", "--json"]
+    bench.main([*files, *few])
+    shown = capsys.readouterr().out
+    kept = json.loads(shown.splitlines()[-1])
+    assert "steps(count 2)" in shown
+    for name in (bench.BASELINE, bench.CHANGED):
+        figures = kept["figures"][name]
+        assert figures["first_picture_ms"]["count"] == 2
+        assert {"p50_ms", "p95_ms", "first_picture_ms", "peak_memory_mb", "weights_mb"} <= set(figures)
+        assert figures["share_of_gemm_limit_percent"]["value"] > 0
+    gflop = [kept["figures"][name]["gflop"]["value"] for name in (bench.BASELINE, bench.CHANGED)]
+    assert gflop[1] < gflop[0]
+    assert kept["ratios"]["speedup"]["count"] == 2
+
+
+def test_prompts_are_many_and_different() -> None:
+    assert len(set(speed.PROMPTS)) == len(speed.PROMPTS) == 160

@@ -89,7 +89,8 @@ def _quantize(bundle: Bundle, running: Running, step: Quantize) -> tuple[Bundle,
 
         calibration = _seen(bundle) if step.method in ("int8-static", "int8-mixed") else {}
         files: dict[str, bytes | Path] = {name: bundle.path(name) for name in bundle.files}
-        for name in ("text", "context", bundle.sampled, "decoder"):
+        text = ("text",) if running.runtime == "onnxruntime" else ()
+        for name in (*text, "context", bundle.sampled, "decoder"):
             made = graphs.quantized(
                 graphs.plain(bundle.path(f"{name}.onnx")),
                 step.method,

@@ -104,7 +104,7 @@ class Group:
 
 
 def _about(a: float, b: float, times: float) -> bool:
-    return min(a, b) > 0 and max(a, b) / min(a, b) <= times
+    return a == b or (min(a, b) > 0 and max(a, b) / min(a, b) <= times)
 
 
 @cache

@@ -1,8 +1,8 @@
 """Recipes for diffusers pipelines: one small transform for each type of step.
 
-The pipeline that a recipe is applied to keeps its modules; the new one has copies of those that change, which share
-the weights that do not. Steps first say what is wanted (`Build`); at the end the parts are put together, from the
-inside out: weights and numbers, runtime or compiler, cache, guidance.
+The pipeline that a recipe is applied to keeps its modules; the new one has copies of those that change, which
+share the weights that do not. Steps first say what is wanted (`Build`); at the end the parts are put
+together, from the inside out: weights and numbers, runtime or compiler, cache, guidance.
 """
 
 import copy
@@ -18,6 +18,7 @@ from miaobi.accelerate import diffusers_numbers as numbers
 from miaobi.accelerate.cache import CachedUNet, Every, Full, Shallow
 from miaobi.accelerate.diffusers_wrappers import Decoder, InType, Limited, OnlyDecode, Runs
 from miaobi.accelerate.exported import Exported, Inputs, Options
+from miaobi.accelerate.first_block import CachedTransformer
 from miaobi.accelerate.merge import merged
 from miaobi.accelerate.recipe import (
     Batch,
@@ -82,8 +83,8 @@ class Build:
 def changed(pipeline: DiffusersPipeline, recipe: Recipe) -> DiffusersPipeline:
     """A new pipeline that runs as the recipe says; see `accelerate.apply`, which checks the recipe first.
 
-    A pipeline that was changed before is made anew from what was loaded, with both recipes; of two steps of one
-    kind the later one counts.
+    A pipeline that was changed before is made anew from what was loaded, with both recipes; of two steps of
+    one kind the later one counts.
 
     Raises:
         InputError: a step cannot be done to this pipeline.
@@ -115,7 +116,9 @@ def changed(pipeline: DiffusersPipeline, recipe: Recipe) -> DiffusersPipeline:
 def _assemble(build: Build, run: Run, clock: Clock) -> None:
     """Put the parts in their places in `build.pipe`."""
     pipe, network = build.pipe, _numbers(build, build.network)
-    if build.cache:
+    if build.cache and build.cache.method == "first-block":
+        network = CachedTransformer(network, build.cache.threshold)
+    if build.cache and build.cache.method == "deep":
         every = Every(run("full", Full(network)), run("shallow", Shallow(network)), build.cache.interval)  # type: ignore[arg-type]
         network = CachedUNet(network, every)  # type: ignore[arg-type]
     elif not build.plain:
@@ -161,8 +164,8 @@ def _torch(build: Build) -> Run:
 
 
 def _exported(build: Build, clock: Clock) -> Run:
-    """Parts as graphs. The decoder stays in fp32 where the denoiser is quantized: it is run once, and what it errs
-    nothing after it repairs.
+    """Parts as graphs. The decoder stays in fp32 where the denoiser is quantized: it is run once, and what it
+    errs nothing after it repairs.
     """
     options = Options(
         runtime=build.traits.runtime,
@@ -227,8 +230,6 @@ def _sampler(build: Build, step: Sampler) -> None:
 
 
 def _cache(build: Build, step: Cache) -> None:
-    if step.method != "deep":
-        raise RecipeError(f"{step}: has no meaning for this pipeline; leave it out.")
     build.cache = step
 
 

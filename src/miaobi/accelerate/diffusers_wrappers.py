@@ -22,6 +22,11 @@ class Runs(StandIn):
         super().__init__(network)
         self._unit = [unit]  # in a list: no part of the network
 
+    def reset(self) -> None:
+        """To be called before each picture."""
+        if hasattr(self.network, "reset"):
+            self.network.reset()
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the network's."""
         return self._unit[0](*args, **kwargs)
@@ -63,7 +68,9 @@ class Decoder(StandIn):
         self._unit = [unit]
 
     def decode(self, latents: Tensor, return_dict: bool = True, **ignored: Any) -> Any:
-        """As the autoencoder's own; it draws nothing at random, so the generator that some pass is not needed."""
+        """As the autoencoder's own; it draws nothing at random, so the generator that some pass is not
+        needed.
+        """
         picture = self._unit[0](latents)
         if not return_dict:
             return (picture,)
@@ -75,9 +82,9 @@ class Decoder(StandIn):
 class Limited(StandIn):
     """Guidance in a part of the steps alone: outside of it one evaluation is run instead of two.
 
-    The pipeline goes on asking for both, in one batch (without the prompt, then with it; where parts are lists, the
-    other way round) or one after the other; outside of the part it is given the one with the prompt twice, for which
-    any scale of guidance changes nothing.
+    The pipeline goes on asking for both, in one batch (without the prompt, then with it; where parts are
+    lists, the other way round) or one after the other; outside of the part it is given the one with the
+    prompt twice, for which any scale of guidance changes nothing.
 
     Args:
         clock: how far sampling is.

@@ -1,7 +1,7 @@
 """A PyTorch module that runs as an exported graph of ONNX Runtime or OpenVINO behind the module's own call.
 
-A graph has fixed shapes, which makes it faster; each new set of shapes (another size or batch) has a graph of its own,
-exported when it is first called and kept on disk (`accelerate.graph_cache`).
+A graph has fixed shapes, which makes it faster; each new set of shapes (another size or batch) has a graph of
+its own, exported when it is first called and kept on disk (`accelerate.graph_cache`).
 """
 
 import os

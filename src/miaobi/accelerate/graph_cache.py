@@ -38,8 +38,8 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def made(folder: Path, facts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
-    """What `make` told of the graph in `folder`; where there is none yet, `make` writes it into a folder of its
-    own, which then takes its place.
+    """What `make` told of the graph in `folder`; where there is none yet, `make` writes it into a folder of
+    its own, which then takes its place.
 
     Raises:
         MachineError: the disk is full or cannot be written to.
@@ -60,8 +60,8 @@ def made(folder: Path, facts: Mapping[str, Any], make: Callable[[Path], Mapping[
                 raise
     except OSError as error:
         raise MachineError(
-            f"the exported graph cannot be kept in {str(folder.parent)!r}: {error.strerror or error}; free some "
-            f"space there or set MIAOBI_HOME to another folder."
+            f"the exported graph cannot be kept in {str(folder.parent)!r}: {error.strerror or error}; free "
+            f"some space there or set MIAOBI_HOME to another folder."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

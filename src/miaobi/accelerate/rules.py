@@ -203,7 +203,17 @@ def _runtime(traits: Traits, step: Runtime) -> str | None:
         (step.runtime == traits.runtime, "it runs there already."),
         (step.runtime not in traits.runtimes, f"this pipeline runs on {', '.join(traits.runtimes)}."),
         (find_spec(package) is None, f"{package} is not installed; {wanted}."),
+        (
+            step.runtime != "torch" and _decides(traits),
+            "its cache decides while it runs which blocks to skip, which a graph "
+            "cannot; leave out one of the two.",
+        ),
     )
+
+
+def _decides(traits: Traits) -> bool:
+    """Whether a cache looks at values to decide what runs (a transformer's first-block cache does)."""
+    return traits.cached and traits.backbone == "transformer"
 
 
 def _precision(traits: Traits, step: Precision) -> str | None:
@@ -274,6 +284,11 @@ def _batch(traits: Traits, step: Batch) -> str | None:
             traits.runtime == "onnxruntime" and traits.quantized in ALONE,
             f"{traits.quantized} takes one scale for all that is drawn together, and a seed's picture would "
             "depend on the others; such pictures are drawn one by one.",
+        ),
+        (
+            _decides(traits),
+            "its cache decides for all that is drawn together, and a seed's picture would depend on "
+            "the others; such pictures are drawn one by one.",
         ),
     )
 

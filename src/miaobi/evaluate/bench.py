@@ -105,7 +105,7 @@ def changes_arithmetic(recipe: Recipe) -> Recipe:
     return tuple(step for step in recipe if step.stage <= Stage.NETWORK)
 
 
-@click.command("bench")
+@click.command("bench", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("-m", "--model", help="Bundle, diffusers folder or hub id.  [default: the bundle inside]")
 @click.option(
     "--recipe", "--plan", "path", type=_PATH, help="TOML with [[step]] tables, against the model as it is."
@@ -140,6 +140,7 @@ def command(
     sizes, texts = parse_batches(batches), read_prompts(prompts) if prompts else speed.PROMPTS
     recipe = read_recipe(path) if path else ()
     names = {BASELINE: ()} | ({CHANGED: recipe} if recipe else {})
+    _progress(f"first pictures in {fresh} new processes" if fresh else "")
     # processes first: this one is still small and has no threads that spin
     firsts = {
         name: speed.in_fresh_processes(fresh, model, dumps(steps), threads=threads, device=device)
@@ -155,9 +156,11 @@ def command(
         pipelines[CHANGED] = apply(pipe, recipe, measured=False)
         counted[CHANGED] = apply(pipe, changes_arithmetic(recipe), measured=False)
     report = Report(_about(pipe.traits, recipe, model))
+    _progress(f"{rounds} pictures one by one, then batches of {batches or 'nothing'}")
     report.figures, report.ratios, report.notes = measure(
         pipelines, rounds=rounds, batches=sizes, warm_up=warm_up, prompts=texts
     )
+    _progress("arithmetic")
     try:
         rate = flops.gemm_rate(threads or 0)
         report.about["fp32 GEMM"] = f"{rate / 1e9:.0f} GFLOP/s"
@@ -176,6 +179,11 @@ def command(
     click.echo(report.table())
     if as_json:
         click.echo(report.to_json())
+
+
+def _progress(what: str) -> None:
+    if what:
+        click.echo(f"measuring: {what} …", err=True)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -217,3 +225,8 @@ def _about(traits: "Traits", recipe: Recipe, model: str | None) -> dict[str, Any
         "recipe": describe(recipe),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
     }
+
+
+def main(arguments: list[str]) -> None:
+    """`miaobi bench` with these arguments; raises what click and `miaobi.errors` raise."""
+    command.main(arguments, prog_name="miaobi bench", standalone_mode=False)

@@ -29,8 +29,12 @@ _THINGS = (
     *("parrot", "bicycle", "lighthouse", "rose", "train", "owl", "tractor", "key", "teapot", "guitar"),
     *("fish", "house", "boat", "mushroom", "hat", "umbrella", "butterfly", "car", "candle", "mountain"),
 )
-PROMPTS = tuple(f"a {colour} {thing}" for colour in _COLOURS for thing in _THINGS)
-"""160 things of one colour each; enough that no two pictures of a measurement share a prompt."""
+PROMPTS = tuple(
+    f"a {_COLOURS[(number + turn) % len(_COLOURS)]} {thing}"
+    for turn in range(len(_COLOURS))
+    for number, thing in enumerate(_THINGS)
+)
+"""160 things of one colour each; enough for no two rounds of most measurements to share a prompt."""
 BATCHES = (1, 2, 4, 8, 16)
 
 

@@ -1,7 +1,7 @@
 """Any text-to-picture pipeline of diffusers, behind the same call as Miaobi's own bundles.
 
-How a pipeline is called follows from its signature and parts (`runtimes.diffusers_parts`). PyTorch and diffusers
-are imported when a pipeline is loaded.
+How a pipeline is called follows from its signature and parts (`runtimes.diffusers_parts`). PyTorch and
+diffusers are imported when a pipeline is loaded.
 """
 
 import copy
@@ -133,10 +133,12 @@ class DiffusersPipeline:
         Args:
             prompt: text, at most 1,000 characters; or several of them.
             n: pictures of each prompt; at most 64 in all.
-            seed: the pictures of a prompt use seed, seed + 1, …; without it a random one, told in the receipt.
-                Noise is drawn for each picture by itself, so that a picture is the same alone and in a batch.
+            seed: the pictures of a prompt use seed, seed + 1, …; without it a random one, told in the
+                receipt. Noise is drawn for each picture by itself, so that a picture is the same alone and in
+                a batch.
             steps: sampling steps, 1 to `traits.most_steps`.
-            guidance: scale of guidance; 1: off.
+            guidance: scale of guidance s in `uncond + s · (cond - uncond)`; 1: off. Pipelines that count it
+                from 0 are given one less.
             negative_prompt: what the second evaluation of guidance is given; by default nothing.
             size_px: side of the square pictures.
             on_progress: called with the number of pictures that became ready.
@@ -214,9 +216,10 @@ class DiffusersPipeline:
         }
         name = parts.guidance_name(self.pipe)
         if name:
-            arguments[name] = guidance
+            arguments[name] = guidance - 1 + parts.guidance_zero(self.pipe)
             if guidance > 1:
-                # a pipeline with `true_cfg_scale` is guided only where it is given one; its template needs a character
+                # a pipeline with `true_cfg_scale` is guided only where it is given one; its template needs a
+                # character
                 missing = " " if name == "true_cfg_scale" else ""
                 negative = missing if negative_prompt is None else negative_prompt
                 arguments["negative_prompt"] = [negative] * len(arguments["prompt"])
@@ -314,7 +317,8 @@ def load(
 ) -> DiffusersPipeline:
     """Load a folder that diffusers saved, or a model of the hub by its id, "owner/name".
 
-    Only safetensors are read, never pickle. Whether the weights fit in memory is estimated from their files first.
+    Only safetensors are read, never pickle. Whether the weights fit in memory is estimated from their files
+    first.
 
     Args:
         threads: threads of one operator; by default PyTorch chooses.
@@ -349,13 +353,13 @@ def load(
             )
         except (OSError, ValueError, TypeError, AttributeError, ImportError, RuntimeError) as error:
             raise InputError(
-                f"{name!r} cannot be loaded as a diffusers pipeline: {_first_line(error)}; save it again with "
-                f"pipeline.save_pretrained(folder), or give another model."
+                f"{name!r} cannot be loaded as a diffusers pipeline: {_first_line(error)}; save it again "
+                f"with pipeline.save_pretrained(folder), or give another model."
             ) from error
     if parts.denoiser_name(pipe) is None or "prompt" not in parts.call_parameters(pipe):
         raise InputError(
-            f"{name!r} is a {type(pipe).__name__}, which does not draw from text by a U-Net or a transformer; "
-            f"give a text-to-picture pipeline."
+            f"{name!r} is a {type(pipe).__name__}, which does not draw from text by a U-Net or a "
+            f"transformer; give a text-to-picture pipeline."
         )
     pipe.to(device)
     label = name if not Path(name).is_dir() else Path(name).resolve().name
@@ -378,8 +382,8 @@ def _fetched(name: str) -> Path:
         return Path(DiffusionPipeline.download(name, use_safetensors=True))
     except Exception as error:  # the hub's and the network's errors share no base class
         raise MachineError(
-            f"{name!r} is no folder here and cannot be fetched from the model hub ({_first_line(error)}); check "
-            f"the name and the network, or give a folder that diffusers saved."
+            f"{name!r} is no folder here and cannot be fetched from the model hub ({_first_line(error)}); "
+            f"check the name and the network, or give a folder that diffusers saved."
         ) from error
 
 

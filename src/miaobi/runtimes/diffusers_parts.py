@@ -1,8 +1,12 @@
 """What a diffusers pipeline consists of and can do, read from its parts and signatures, never from its name."""
 
+import copy
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 from miaobi.traits import RUNTIMES, Traits
 
@@ -49,6 +53,15 @@ def guidance_name(pipe: Any) -> str | None:
     return "guidance_scale" if "guidance_scale" in parameters and "negative_prompt" in parameters else None
 
 
+def guidance_zero(pipe: Any) -> float:
+    """What the pipeline calls the scale at which guidance is off: 1 as Ho & Salimans write it, `uncond +
+    scale · (cond - uncond)`; 0 where it is `cond + scale · (cond - uncond)`.
+    """
+    probe = copy.copy(pipe)
+    probe._guidance_scale = 1.0
+    return 0.0 if getattr(probe, "do_classifier_free_guidance", False) else 1.0
+
+
 def is_flow(pipe: Any) -> bool:
     """Whether the model predicts a flow's velocity (and not noise or its v-prediction)."""
     config = pipe.scheduler.config
@@ -69,13 +82,30 @@ def fitting_samplers(pipe: Any) -> dict[str, type]:
     asked = "mu" in call_parameters(pipe)
     found: dict[str, type] = {}
     for name in FLOW_SAMPLERS if flow else NOISE_SAMPLERS:
-        kind = getattr(diffusers, name)
+        kind = (
+            _taking_lists(diffusers.UniPCMultistepScheduler)
+            if name.startswith("UniPC")
+            else getattr(diffusers, name)
+        )
         if flow and not (asked and not pipe.scheduler.config.get("use_dynamic_shifting")):
             taken = inspect.signature(kind.set_timesteps).parameters
             if "sigmas" not in taken or "mu" not in taken:
                 continue
         found[SAMPLERS[name]] = kind
     return found
+
+
+@cache
+def _taking_lists(kind: Any) -> type:
+    """The scheduler, which takes times as a list too, as some pipelines have them."""
+
+    def set_timesteps(
+        self: Any, num_inference_steps: Any = None, device: Any = None, sigmas: Any = None, mu: Any = None
+    ) -> None:
+        times = None if sigmas is None else np.asarray(sigmas, np.float32)
+        kind.set_timesteps(self, num_inference_steps, device=device, sigmas=times, mu=mu)
+
+    return type(kind.__name__, (kind,), {"set_timesteps": set_timesteps})
 
 
 def sampler_name(pipe: Any) -> str:
@@ -126,6 +156,7 @@ def traits_of(pipe: Any, model: str, device: str, threads: int) -> Traits:
     parameters = call_parameters(pipe)
     guidance = guidance_name(pipe)
     scale = parameters[guidance] if guidance else parameters.get("guidance_scale")
+    scale = float(scale or 1) + (1 - guidance_zero(pipe) if guidance else 0)
     size_px = default_size_px(pipe)
     return Traits(
         model=model,
@@ -138,8 +169,8 @@ def traits_of(pipe: Any, model: str, device: str, threads: int) -> Traits:
         dtype=str(next(network.parameters()).dtype).removeprefix("torch."),  # type: ignore[arg-type]
         steps=int(parameters["num_inference_steps"]),
         most_steps=int(pipe.scheduler.config.get("num_train_timesteps", 1000)),
-        guidance=float(scale or 1),
-        guided=guidance is not None and float(scale or 1) > 1,
+        guidance=scale,
+        guided=guidance is not None and scale > 1,
         sampler=sampler_name(pipe),
         samplers=tuple(sorted({sampler_name(pipe), *fitting_samplers(pipe)})),
         size_px=size_px,

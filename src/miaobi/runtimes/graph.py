@@ -39,6 +39,11 @@ class Running:
     """Pictures drawn together at most."""
 
 
+HERE = ("text", "encoder")
+"""Graphs that always run on ONNX Runtime: bundles hold no PyTorch weights of them, and a text of every length
+would be another graph to compile for OpenVINO."""
+
+
 def open_graph(bundle: Bundle, name: str, running: Running) -> Graph:
     """The graph `name` ("text", "context", "denoiser" or "writer", "decoder", "encoder") of a bundle.
 
@@ -46,6 +51,8 @@ def open_graph(bundle: Bundle, name: str, running: Running) -> Graph:
         BundleError: the file is missing, damaged or no graph that the runtime can run.
         MachineError: the runtime is not installed.
     """
+    if name in HERE:
+        return onnx.OnnxModel(bundle.path(f"{name}.onnx"), running.threads, running.device)
     if running.runtime == "openvino":
         from miaobi.runtimes.openvino import OpenVinoModel
 
@@ -56,7 +63,7 @@ def open_graph(bundle: Bundle, name: str, running: Running) -> Graph:
             else (bundle.path(f"{name}.onnx"), None)
         )
         return OpenVinoModel(path, running.threads, running.dtype, weights)
-    if running.runtime == "torch" and name not in ("text", "encoder"):  # which bundles hold as graphs alone
+    if running.runtime == "torch":
         from miaobi.runtimes.torch import TorchModel
 
         return TorchModel(bundle, name, running)
@@ -67,10 +74,12 @@ def runtime_name(running: Running) -> str:
     """Name and version of what runs, such as "onnxruntime 1.32.0"."""
     if running.runtime == "onnxruntime":
         return onnx.runtime_name()
+    if name in HERE:
+        return onnx.OnnxModel(bundle.path(f"{name}.onnx"), running.threads, running.device)
     if running.runtime == "openvino":
         from miaobi.runtimes.openvino import runtime_name
 
-        return runtime_name()
+        return f"{runtime_name()} (text: {onnx.runtime_name()})"
     import torch
 
     how = ", compiled" if running.compiled else ""

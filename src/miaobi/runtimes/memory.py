@@ -52,7 +52,8 @@ def available_bytes() -> int | None:
 
 
 def check_fits(name: str, weights: int, available: int | None) -> None:
-    """Refuse a model of `weights` bytes where fewer than it needs are `available` (None: unknown, let it try).
+    """Refuse a model of `weights` bytes where fewer than it needs are `available` (None: unknown, let it
+    try).
 
     Raises:
         MachineError: it does not fit.
@@ -60,8 +61,8 @@ def check_fits(name: str, weights: int, available: int | None) -> None:
     needed = int(weights * SPARE)
     if available is not None and needed > available:
         raise MachineError(
-            f"{name} needs at least {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are available; "
-            f"close other programs, use a machine with more, or a smaller model."
+            f"{name} needs at least {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are "
+            f"available; close other programs, use a machine with more, or a smaller model."
         )
 
 

@@ -23,9 +23,10 @@ class TextFeatures(NamedTuple):
     """What was not read, in words."""
 
 
-def joined(features: Sequence[TextFeatures]) -> TextFeatures:
-    """The features of several calls as those of one."""
+def joined(features: Sequence[TextFeatures], multiple: int = 1) -> TextFeatures:
+    """The features of several calls as those of one, their length padded to a multiple."""
     length = max(one.mask.shape[1] for one in features)
+    length = -(-length // multiple) * multiple
 
     def padded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.pad(array, [(0, 0), (0, length - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
