@@ -124,8 +124,9 @@ def generate(
         "prompt": receipt.prompts[0],
         "tone": str(receipt.tones[0] if receipt.tones else 0),
     }
-    settings |= {"scene": one for one in receipt.scenes[:1] if one}
-    settings |= {"expanded": one for one in receipt.expanded[:1] if one}
+    scene, expanded = next(iter(receipt.scenes), None), next(iter(receipt.expanded), None)
+    settings |= {"scene": scene} if scene else {}
+    settings |= {"expanded": expanded} if expanded else {}
     paths = [output]
     if count > 1:
         paths = [output.with_stem(f"{output.stem}-{index}") for index in range(1, count + 1)]

@@ -13,8 +13,8 @@ from diffusers import (
 from diffusers.hooks import FirstBlockCacheConfig
 from torch import Tensor, nn
 
-from miaobi.accelerate.first_block import CachedTransformer
 from miaobi.accelerate.copies import shared
+from miaobi.accelerate.first_block import CachedTransformer
 from miaobi.errors import InputError
 
 KINDS = ("flux", "qwen", "sd3", "zimage")
@@ -25,24 +25,49 @@ def transformer(kind: str, layers: int = 3) -> Any:
     model: Any
     if kind == "flux":
         model = FluxTransformer2DModel(
-            in_channels=8, num_layers=layers - 2, num_single_layers=2, attention_head_dim=8,
-            num_attention_heads=2, joint_attention_dim=12, pooled_projection_dim=6, axes_dims_rope=(2, 2, 4),
+            in_channels=8,
+            num_layers=layers - 2,
+            num_single_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=12,
+            pooled_projection_dim=6,
+            axes_dims_rope=(2, 2, 4),
         )
     elif kind == "qwen":
         model = QwenImageTransformer2DModel(
-            in_channels=8, out_channels=2, num_layers=layers, attention_head_dim=8, num_attention_heads=2,
-            joint_attention_dim=12, axes_dims_rope=(2, 2, 4),
+            in_channels=8,
+            out_channels=2,
+            num_layers=layers,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=12,
+            axes_dims_rope=(2, 2, 4),
         )
     elif kind == "sd3":
         model = SD3Transformer2DModel(
-            sample_size=8, in_channels=4, num_layers=layers, attention_head_dim=8, num_attention_heads=2,
-            joint_attention_dim=12, caption_projection_dim=16, pooled_projection_dim=6, out_channels=4,
+            sample_size=8,
+            in_channels=4,
+            num_layers=layers,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=12,
+            caption_projection_dim=16,
+            pooled_projection_dim=6,
+            out_channels=4,
             pos_embed_max_size=8,
         )
     else:
         model = ZImageTransformer2DModel(
-            in_channels=4, dim=16, n_layers=layers, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
-            cap_feat_dim=12, axes_dims=[2, 2, 4], axes_lens=[64, 16, 16],
+            in_channels=4,
+            dim=16,
+            n_layers=layers,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=12,
+            axes_dims=[2, 2, 4],
+            axes_lens=[64, 16, 16],
         )
     # what a block adds has to be seen: PyTorch begins with almost nothing
     for name, one in model.named_parameters():
@@ -103,7 +128,9 @@ def test_skipped_blocks(kind: str) -> None:
     exact = path(kind, model)
     cached = CachedTransformer(model, 0.1)
     run: list[int] = []
-    for blocks in (getattr(cached, name, []) for name in ("transformer_blocks", "single_transformer_blocks", "layers")):
+    for blocks in (
+        getattr(cached, name, []) for name in ("transformer_blocks", "single_transformer_blocks", "layers")
+    ):
         for one in blocks:
             one.block.register_forward_hook(lambda *_: run.append(1))
     answers = path(kind, cached)

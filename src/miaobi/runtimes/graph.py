@@ -74,8 +74,6 @@ def runtime_name(running: Running) -> str:
     """Name and version of what runs, such as "onnxruntime 1.32.0"."""
     if running.runtime == "onnxruntime":
         return onnx.runtime_name()
-    if name in HERE:
-        return onnx.OnnxModel(bundle.path(f"{name}.onnx"), running.threads, running.device)
     if running.runtime == "openvino":
         from miaobi.runtimes.openvino import runtime_name
 
