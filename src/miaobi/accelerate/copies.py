@@ -1,4 +1,4 @@
-"""A network's modules copied, its weights not: what changes a network without touching the one it was given."""
+"""A network's modules copied, its weights not: to change one without touching what was given."""
 
 import copy
 from itertools import chain

@@ -277,8 +277,8 @@ def _batch(traits: Traits, step: Batch) -> str | None:
         (step.size == traits.batch, "it draws so many together already."),
         (
             traits.cached and traits.backbone == "transformer",
-            "a first-block cache decides for all that is drawn together, and a seed's picture would depend on "
-            "the others; such pictures are drawn one by one.",
+            "a first-block cache decides for all that is drawn together, and a seed's picture would depend "
+            "on the others; such pictures are drawn one by one.",
         ),
         (
             traits.runtime == "onnxruntime" and traits.quantized in ALONE,

@@ -9,7 +9,7 @@ from miaobi.pipeline import Pipeline
 if TYPE_CHECKING:
     from miaobi.runtimes.diffusers import DiffusersPipeline
 
-Any_ = TypeVar("Any_", "Pipeline", "DiffusersPipeline")
+Any_ = TypeVar("Any_", "Pipeline", "DiffusersPipeline", "Pipeline | DiffusersPipeline")
 
 
 def apply(pipeline: Any_, recipe: Recipe, *, measured: bool = True) -> Any_:

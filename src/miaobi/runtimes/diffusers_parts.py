@@ -1,4 +1,4 @@
-"""What a diffusers pipeline consists of and can do, read from its parts and signatures, never from its name."""
+"""What a diffusers pipeline consists of and can do, read from its parts and signatures, not its name."""
 
 import copy
 import inspect

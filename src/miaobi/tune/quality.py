@@ -23,7 +23,9 @@ class Quality(Protocol):
 
     scale: str
     digest: str
-    worst_loss: float | None
+    @property
+    def worst_loss(self) -> float | None: ...
+
     screening: int
     samples: int
 
