@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from miaobi.accelerate.rules import check
 from miaobi.accelerate.recipe import (
     Batch,
     Cache,
@@ -31,6 +30,7 @@ from miaobi.accelerate.recipe import (
     Threads,
     TinyDecoder,
 )
+from miaobi.accelerate.rules import check
 from miaobi.traits import RUNTIMES, Traits
 
 Objective = Literal["latency", "throughput", "memory", "size"]
