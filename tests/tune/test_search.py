@@ -122,7 +122,7 @@ class Killed(SyntheticLab):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("left", [3, 40, 120])
+@pytest.mark.parametrize("left", [3, 40, 70])
 def test_a_killed_search_goes_on(left: int, tmp_path: Path) -> None:
     clock = Clock()
     lab = Killed(clock)
