@@ -135,7 +135,7 @@ class SyntheticLab:
 
     def memory_bytes(self, recipe: Recipe) -> int:
         self._check("memory", [recipe])
-        return 1_000_000 * (4 - len(recipe))
+        return 1_000_000 * (20 - len(recipe))
 
     def size_bytes(self, recipe: Recipe) -> int:
         self._check("size", [recipe])

@@ -70,7 +70,7 @@ def test_screening_shares_no_prompt_with_what_follows() -> None:
         Order(7)
 
 
-def test_the_command(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = [
         "-m",
@@ -87,7 +87,6 @@ def test_the_command(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.Monk
     told = json.loads(done.output.strip().splitlines()[-1])
     plan = load_plan(out / "plan.toml")
     assert told["trials"] >= 1
-    assert plan.model.startswith("tiny") or plan.model
     assert plan.warning() is None
     assert {one.name for one in out.iterdir()} >= {"plan.toml", "pareto.png", "report.html", "model_card.md"}
     with pytest.raises(InputError, match="--resume"):

@@ -145,6 +145,14 @@ def test_a_killed_search_goes_on(left: int, tmp_path: Path) -> None:
     assert len(set(late)) <= 6  # only the short list's times are measured again, in turn
 
 
+def test_a_proved_plan_is_still_there_when_a_finished_search_is_resumed(tmp_path: Path) -> None:
+    first = run(SyntheticLab(clock := Clock()), tmp_path, 20)
+    assert first.recipe
+    again = SyntheticLab(clock)
+    assert run(again, tmp_path, 20, resume=True).recipe == first.recipe
+    assert not [one for what, one in again.asked if what == "scores"]
+
+
 def test_a_search_of_another_goal_is_not_resumed(tmp_path: Path) -> None:
     run(SyntheticLab(Clock()), tmp_path, 3)
     with pytest.raises(InputError, match="max_loss"):

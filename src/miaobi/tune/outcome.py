@@ -67,7 +67,7 @@ class Outcome:
     @property
     def finalist(self) -> Finalist | None:
         """The one that the plan is."""
-        return next((one for one in self.finalists if one.verdict == "cleared"), None)
+        return next((one for one in self.finalists if self.recipe and one.recipe == self.recipe), None)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ class Search:
         self._measure.baseline()
         self._screen()
         self._tell("choosing finalists")
-        chosen = next((one for one in self._shortlist() if self._finals.cleared(one)), ())
+        shortlist = self._shortlist()
+        earlier = [one.recipe for one in self._finals.finalists if one.recipe not in shortlist]
+        chosen = next((one for one in (*shortlist, *earlier) if self._finals.cleared(one)), ())
         self._tell("measuring the plan's speed")
         outcome = self._outcome(chosen)
         self._study.note("elapsed_s", self._budget.elapsed_s)
