@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from miaobi.accelerate import Recipe, Steps
+from miaobi.accelerate import Recipe
 from miaobi.accelerate.recipe import STEPS
 from miaobi.errors import InputError, MachineError
 from miaobi.tune.lab import Scores
@@ -202,4 +202,4 @@ def test_the_same_seed_suggests_the_same(tmp_path: Path) -> None:
         (folder := tmp_path / name).mkdir()
         tried.append([one.recipe for one in run(SyntheticLab(Clock()), folder, 10).trials])
     assert tried[0] == tried[1]
-    assert (Steps(1),) not in tried[0] or len(tried[0]) > 5
+    assert len(tried[0]) > 5
