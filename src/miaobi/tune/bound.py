@@ -18,9 +18,9 @@ from scipy.stats import norm, t
 from miaobi.evaluate.intervals import Figure
 from miaobi.tune.lab import Groups, Scores
 
-ERROR = 0.025
-"""Chance that a search returns a plan that breaks the bound, at most: one side of a 95 % interval."""
-FINALISTS = 4
+ERROR = 0.05
+"""Chance that a search returns a plan that breaks the bound, at most."""
+FINALISTS = 3
 """Recipes that are tested against the bound, at most; each gets its share of `ERROR` (Bonferroni)."""
 LOOKS = ((0.25, 0.1), (0.5, 0.2), (1.0, 0.7))
 """After which share of its samples a finalist may clear the bound, and the share of its error spent there."""
@@ -47,7 +47,7 @@ class Loss:
         """The loss, positive where the recipe is worse."""
         return float(self.losses.mean())
 
-    def figure(self, error: float = ERROR) -> Figure:
+    def figure(self, error: float = 0.025) -> Figure:
         """The loss with an interval that each end of is wrong with a chance of `error`."""
         low, high = -self._end(-1, error), self._end(1, error)
         return Figure(self.mean, low, high, len(self.losses))

@@ -85,6 +85,7 @@ def tune(
     miaobi tune --model teacher --student emoji --data data/emoji --judge runs/classifier
     miaobi generate --plan tuned/plan.toml "a colorful parrot"
     """
+    from miaobi.accelerate.recipe import describe
     from miaobi.bundle import SHIPPED
     from miaobi.loading import load
     from miaobi.tune import report
@@ -131,7 +132,7 @@ def tune(
     click.echo(f"{'wrote':<21}  {', '.join(map(str, paths))}")
     if as_json:
         figures = {name: asdict(one) for name, one in plan.figures.items()}
-        told = {"recipe": report.describe(plan.recipe), "reason": plan.reason, "figures": figures}
+        told = {"recipe": describe(plan.recipe), "reason": plan.reason, "figures": figures}
         click.echo(
             json.dumps(told | {"trials": len(outcome.trials), "plan": str(paths[-1])}, ensure_ascii=False)
         )

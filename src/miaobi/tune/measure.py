@@ -11,7 +11,7 @@ from miaobi.tune.lab import Lab, Scores
 from miaobi.tune.outcome import Goal
 from miaobi.tune.record import Record
 
-FIRST = 16
+FIRST = 32
 """Screening samples of a recipe that is no faster than the best so far."""
 ROUNDS, FINAL_ROUNDS = 3, 15
 CHOOSE, CONFIRM = 0.6, 0.95
@@ -51,13 +51,17 @@ class Measure:
     def baseline(self) -> None:
         """Time the baseline, which costs are shares of."""
         self.baseline_ms = float(np.median(self._times([()])))
+        self.record.expect((), self.baseline_ms)
 
     def share(self, recipe: Recipe) -> float:
         """Median share of the baseline's time over rounds in turn."""
         if not recipe:
             return 1.0
         times = self._times([(), recipe])
-        return float(np.median(times[:, 1] / times[:, 0]))
+        share = float(np.median(times[:, 1] / times[:, 0]))
+        # the baseline's picture may have to be drawn beside it
+        self.record.expect(recipe, (1 + share) * self.baseline_ms)
+        return share
 
     def _times(self, recipes: Sequence[Recipe]) -> Scores:
         """Times of `ROUNDS` rounds after a first that warms up; of that one where it took long."""
@@ -87,9 +91,16 @@ class Measure:
 
     def first(self) -> int:
         """Samples that every recipe is given: fewer where one takes long, but two."""
-        took = self.record.seconds(())
-        most = FIRST if not took else int(_SMALL * self.budget.total_s / took)
-        return max(2, min(FIRST, most, self.lab.screening))
+        most = int(_SMALL * self.budget.total_s / max(self.baseline_ms / 1000, 1e-6))
+        return max(2, min(FIRST, most, self.screening))
+
+    @property
+    def screening(self) -> int:
+        """Screening samples of a recipe that may be the best: all, or a power of two that a fifth of the
+        budget pays for at the speed of one picture alone.
+        """
+        paid = 0.2 * self.budget.total_s / max(self.baseline_ms / 1000, 1e-6)
+        return self.lab.screening if paid >= self.lab.screening else 2 ** int(math.log2(max(2, paid)))
 
     def sample(self, recipe: Recipe, count: int, pool: int = 0, deadline: float = math.inf) -> int:
         """Measure samples of the baseline and of the recipe; gives how many both have."""

@@ -5,7 +5,6 @@ from typing import Any
 
 from miaobi.accelerate.recipe import Recipe, from_tables, to_tables
 from miaobi.evaluate.intervals import Figure
-from miaobi.tune.bound import ERROR
 from miaobi.tune.space import Objective
 from miaobi.tune.trial import Trial
 
@@ -32,7 +31,7 @@ class Finalist:
     """"open", "cleared" or "dropped"."""
     loss: Figure | None = None
     """With the interval that was tested, at its confidence."""
-    confidence: float = 1 - 2 * ERROR
+    confidence: float = 0.95
     """Of the interval."""
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +67,7 @@ class Outcome:
     @property
     def finalist(self) -> Finalist | None:
         """The one that the plan is."""
-        return next((one for one in self.finalists if one.verdict == "cleared"), None)
+        return next((one for one in self.finalists if self.recipe and one.recipe == self.recipe), None)
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,8 @@ class Plan:
         if not differs:
             return None
         return (
-            f"this plan was measured on another machine ({'; '.join(differs)}): its speed does not hold here; "
-            "run `miaobi tune` again."
+            f"this plan was measured on another machine ({'; '.join(differs)}): its speed does not hold "
+            "here; run `miaobi tune` again."
         )
 
 

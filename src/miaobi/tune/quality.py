@@ -14,7 +14,7 @@ from miaobi.pipeline import Pipeline
 from miaobi.text.prompt import clean_prompt
 from miaobi.tune.lab import Groups, Scores
 
-SEEDS = 8
+SEEDS = 16
 """Seeds of each prompt that follows screening's."""
 
 
@@ -64,7 +64,7 @@ class Order:
 class JudgedQuality:
     """Top-1 R-precision: whether a judge names the concept of a held-out (concept, style) pair first."""
 
-    worst_loss = 1.0
+    worst_loss: float | None = 1.0
 
     def __init__(self, data: Path, judge: Path) -> None:
         """Load the data set and the judge; raises `DataError` or `TrainingError`, and `MachineError` where
@@ -113,7 +113,7 @@ class FidelityQuality:
     It asks for the same pictures, not for equally good ones: where a judge can be had, ask it.
     """
 
-    worst_loss = None
+    worst_loss: float | None = None
     scale = "1 - root-mean-square difference to the unchanged model's pictures (1 % is 40 dB PSNR)"
 
     def __init__(self, prompts: Sequence[str], kept: int = 512) -> None:
@@ -140,7 +140,8 @@ class FidelityQuality:
         if reference.shape != own.shape:
             raise InputError(f"pictures are {own.shape[1:]}, the unchanged model's {reference.shape[1:]}.")
         a, b = (images.over_white(images.from_uint8(one)) / 2 for one in (reference, own))
-        return 1 - np.sqrt(np.square(a - b, dtype=np.float64).mean(axis=(1, 2, 3)))
+        difference = a.astype(np.float64) - b
+        return np.asarray(1 - np.sqrt(np.square(difference).mean(axis=(1, 2, 3))))
 
     def _draw(self, pipe: Any, numbers: Sequence[int]) -> UInt8:
         prompts, seeds = (

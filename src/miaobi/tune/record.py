@@ -13,8 +13,6 @@ from miaobi.tune.bound import Loss
 from miaobi.tune.lab import Lab, Scores
 
 SCORES = "scores.jsonl"
-_SECONDS = 1.0
-"""Chunks of samples grow while they take less than this: about what is lost when the process is killed."""
 
 
 class Record:
@@ -24,8 +22,14 @@ class Record:
     the process was killed is measured again.
     """
 
-    def __init__(self, lab: Lab, folder: Path, clock: Callable[[], float]) -> None:
-        self.lab, self._clock, self._path = lab, clock, folder / SCORES
+    def __init__(self, lab: Lab, folder: Path, clock: Callable[[], float], chunk_s: float = 1.0) -> None:
+        """Read what is there.
+
+        Args:
+            chunk_s: chunks take about so long: larger ones are drawn in larger batches, but more is lost
+                when the process is killed.
+        """
+        self.lab, self._chunk_s, self._clock, self._path = lab, chunk_s, clock, folder / SCORES
         self._kept: dict[tuple[str, int], list[float]] = {}
         self._seconds: dict[Recipe, float] = {}
         self._chunks: dict[Recipe, int] = {}
@@ -46,6 +50,10 @@ class Record:
         """What a sample of this recipe took in this process, if one was measured."""
         return self._seconds.get(recipe)
 
+    def expect(self, recipe: Recipe, picture_ms: float) -> None:
+        """Size the first chunk by what a picture takes alone."""
+        self._chunks.setdefault(recipe, max(1, int(1000 * self._chunk_s / max(picture_ms, 1.0))))
+
     def measure(self, recipe: Recipe, pool: int, count: int, deadline: float = float("inf")) -> int:
         """Make `count` samples from `pool` on known, stopping after the first chunk that ends behind the
         deadline; gives how many are known.
@@ -57,9 +65,10 @@ class Record:
             scores = self.lab.scores(recipe, pool + len(kept), chunk)
             took = self._clock() - started
             self._seconds[recipe] = took / chunk
-            self._chunks[recipe] = (
-                2 * chunk if took < _SECONDS else max(1, chunk // 2) if took > 4 * _SECONDS else chunk
-            )
+            if took < self._chunk_s:
+                self._chunks[recipe] = 2 * chunk
+            elif took > 3 * self._chunk_s:
+                self._chunks[recipe] = max(1, chunk // 2)
             self._append(recipe, pool, len(kept), scores)
             kept += map(float, scores)
         return min(len(kept), count)

@@ -36,7 +36,7 @@ def make_plan(
         hardware=hardware,
         objective=outcome.goal.objective,
         max_loss=outcome.goal.max_loss,
-        confidence=finalist.confidence if finalist else 1 - 2 * ERROR,
+        confidence=finalist.confidence if finalist else 0.95,
         scale=scale,
         reason=outcome.reason,
         figures={name: one for name, one in measured.items() if one},
@@ -87,8 +87,9 @@ def facts(outcome: Outcome, plan: Plan) -> dict[str, str]:
     failed = sum(one.failure is not None for one in outcome.trials)
     return told | {
         "objective": plan.objective,
-        "search": f"{len(outcome.trials)} recipes, {failed} of them failed; {len(outcome.finalists)} of at most "
-        f"{FINALISTS} finalists tested; {outcome.elapsed_s:.0f} s of {plan.budget_s:.0f} s; seed {plan.seed}",
+        "search": f"{len(outcome.trials)} recipes, {failed} of them failed; "
+        f"{len(outcome.finalists)} of at most {FINALISTS} finalists tested; "
+        f"{outcome.elapsed_s:.0f} s of {plan.budget_s:.0f} s; seed {plan.seed}",
         "machine": str(plan.hardware),
         "instruction sets": " ".join(plan.hardware.flags) or "none of those that matter",
         "versions": ", ".join(f"{name} {one}" for name, one in plan.hardware.versions.items()),
@@ -106,7 +107,7 @@ def card(outcome: Outcome, plan: Plan, command: str) -> str:
     """The model card, as Markdown."""
     rows = "\n".join(f"| {name} | {_cell(text)} |" for name, text in facts(outcome, plan).items())
     finalists = "\n".join(
-        f"| {_cell(describe(one.recipe))} | {one.loss or 'not measured'} | {one.confidence:.2%} | {one.verdict} |"
+        f"| {_cell(describe(one.recipe))} | {one.loss or 'none'} | {one.confidence:.2%} | {one.verdict} |"
         for one in outcome.finalists
     )
     tested = f"\n## Finalists\n\n| recipe | loss | interval | verdict |\n|---|---|---|---|\n{finalists}\n"
@@ -169,8 +170,8 @@ def html(outcome: Outcome, plan: Plan, command: str, png: bytes) -> str:
 <pre>{escape(command)}
 miaobi generate --plan plan.toml "a colorful parrot"</pre>
 <h2>Recipes</h2>
-<table class="trials"><tr><th class="n">{name}<th class="n">× faster<th class="n">loss, %<th>screening interval, %
-<th class="n">samples<th><th>recipe{trials}</table>
+<table class="trials"><tr><th class="n">{name}<th class="n">× faster<th class="n">loss, %
+<th>screening interval, %<th class="n">samples<th><th>recipe{trials}</table>
 {failures}
 </main></html>
 """
@@ -205,7 +206,8 @@ main{max-width:1000px;margin:0 auto;padding:40px 24px 80px}
 h1{font-size:40px;line-height:1.1;margin:.1em 0 .3em}h2{font-size:20px;margin:2em 0 .6em}
 .over{color:#68727d;margin:0}.lead{font-size:17px;margin:0 0 1.4em}
 img{width:100%;background:#fff;border:1px solid #e3e6ea;border-radius:8px}
-table{border-collapse:collapse;width:100%;background:#fff;border:1px solid #e3e6ea;border-radius:8px;overflow:hidden}
+table{border-collapse:collapse;width:100%;background:#fff;border:1px solid #e3e6ea;border-radius:8px;
+overflow:hidden}
 th,td{padding:6px 12px;text-align:left;vertical-align:top;border-top:1px solid #eef0f3}
 tr:first-child>*{border-top:0}th{font-weight:600;color:#4a535d}.facts th{width:170px;white-space:nowrap}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.trials{font-size:13px}

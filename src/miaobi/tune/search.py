@@ -3,8 +3,8 @@
 Many recipes are looked at, and the one that looks best has been lucky more often than not. So nothing that
 chose a recipe proves it: screening has samples and prompts of its own, and may use them as it likes; the
 finalists it chooses are then tested on others, at most `bound.FINALISTS` of them and each at three looks
-planned before, which share one error of 2.5 % (Bonferroni). So the chance that a search returns a plan whose
-true loss is above the bound is at most 2.5 %, however many recipes it tried. Tests without a correction, or
+planned before, which share one error of 5 % (Bonferroni). So the chance that a search returns a plan whose
+true loss is above the bound is at most 5 %, however many recipes it tried. Tests without a correction, or
 on the samples of screening, would have no such limit; a correction for all recipes tried, on common samples,
 would need about 1.7 times as many of them for a hundred trials.
 
@@ -21,8 +21,7 @@ import numpy as np
 
 from miaobi.accelerate.recipe import Recipe
 from miaobi.errors import MachineError, MiaobiError
-from miaobi.evaluate.intervals import Figure, bootstrap
-from miaobi.tune.bound import Loss
+from miaobi.evaluate.intervals import Figure, bootstrap, mean_figure
 from miaobi.tune.confirm import DESPAIR, Finals
 from miaobi.tune.guess import Guess
 from miaobi.tune.lab import Lab, Scores
@@ -37,7 +36,7 @@ SCREEN = 0.5
 """Share of the budget at whose end screening has to be done."""
 SHORTLIST = 6
 """Recipes whose times are measured again in turn, of which the finalists are the first."""
-PATIENCE = 60
+PATIENCE = 100
 """Trials without a new best after which screening is done."""
 HOPE = 0.25
 """Chance to clear the bound from which a recipe may become a finalist."""
@@ -80,7 +79,9 @@ class Search:
         spent = max([0.0, *(one.elapsed_s for one in self._study.trials)], default=0.0)
         spent = max(spent, float(self._study.noted("elapsed_s", 0.0)))
         self._budget = Budget(goal.budget_s, spent, clock)
-        self._measure = Measure(lab, goal, Record(lab, folder, clock), self._budget)
+        self._measure = Measure(
+            lab, goal, Record(lab, folder, clock, max(1.0, goal.budget_s / 60)), self._budget
+        )
         self._finals = Finals(self._measure, self._study, self._tell)
 
     def run(self) -> Outcome:
@@ -93,7 +94,9 @@ class Search:
         self._measure.baseline()
         self._screen()
         self._tell("choosing finalists")
-        chosen = next((one for one in self._shortlist() if self._finals.cleared(one)), ())
+        shortlist = self._shortlist()
+        earlier = [one.recipe for one in self._finals.finalists if one.recipe not in shortlist]
+        chosen = next((one for one in (*shortlist, *earlier) if self._finals.cleared(one)), ())
         self._tell("measuring the plan's speed")
         outcome = self._outcome(chosen)
         self._study.note("elapsed_s", self._budget.elapsed_s)
@@ -131,7 +134,7 @@ class Search:
 
     def _near(self) -> Recipe | None:
         """Of the untried recipes that differ from the best in one or two steps, the cheapest by guess whose
-        loss is not guessed above the bound.
+        loss is not guessed above the bound; guesses vary with how unsure they are (after Thompson 1933).
         """
         best, known, barred = self._best(), self._study.known, self._study.barred
         near = dict.fromkeys(self._space.neighbours(best.recipe if best else (), barred))
@@ -139,7 +142,9 @@ class Search:
         fresh = [one for one in near if one not in known]
         if not fresh:
             return None
-        guessed = Guess(self._study.trials, self._goal.max_loss)(fresh)
+        guess = Guess(self._study.trials, self._goal.max_loss)
+        rng = np.random.default_rng([self._goal.seed, len(known)])
+        guessed = guess(fresh) + 0.3 * guess.unsure * rng.standard_normal((len(fresh), 2))
         guessed[guessed[:, 1] > self._goal.max_loss, 0] = np.inf
         place = int(guessed[:, 0].argmin())
         return fresh[place] if np.isfinite(guessed[place, 0]) else None
@@ -163,14 +168,14 @@ class Search:
 
     def _look_closer(self, recipe: Recipe, count: int, share: float) -> None:
         """Add screening samples while there is a chance, and time."""
-        most = self._measure.lab.screening
+        most = self._measure.screening
         while count < most and self._measure.chance(recipe) >= DESPAIR and self._budget.left_s(share) > 0:
             count = self._measure.sample(recipe, min(2 * count, most), 0, self._budget.until(share))
 
     def _best(self) -> Trial | None:
         """The cheapest trial that screening gives a chance, on all its samples."""
         measure = self._measure
-        seen = (one for one in self._cheaper() if measure.known(one.recipe) >= measure.lab.screening)
+        seen = (one for one in self._cheaper() if measure.known(one.recipe) >= measure.screening)
         return next((one for one in seen if measure.chance(one.recipe) >= HOPE), None)
 
     def _cheaper(self) -> list[Trial]:
@@ -220,7 +225,9 @@ class Search:
 
     def _score(self, recipe: Recipe, pool: int, count: int) -> Figure:
         scores = self._measure.record.scores(recipe, pool, count)
-        return Loss(scores, self._measure.lab.groups(pool, count), 0.0).figure()
+        _, group = np.unique(self._measure.lab.groups(pool, count), return_inverse=True)
+        prompts = np.bincount(group, scores) / np.bincount(group)
+        return replace(mean_figure(prompts), value=float(scores.mean()), count=count)
 
     def _reason(self, recipe: Recipe, finalists: list[Finalist]) -> str:
         tried = [one for one in self._study.trials if one.recipe]
