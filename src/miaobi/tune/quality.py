@@ -23,6 +23,7 @@ class Quality(Protocol):
 
     scale: str
     digest: str
+
     @property
     def worst_loss(self) -> float | None: ...
 
