@@ -15,6 +15,7 @@ the baseline's, measured in turn in the same rounds.
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
