@@ -99,7 +99,7 @@ class DiffusersPipeline:
 
     @property
     def model_bytes(self) -> int:
-        """Bytes of all weights as they are held."""
+        """Bytes of all weights as they run; those of graphs are known once a picture was drawn."""
         return parts.bytes_of(self.pipe)
 
     def with_size(self, size_px: int) -> "DiffusersPipeline":
