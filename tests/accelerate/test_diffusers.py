@@ -332,5 +332,5 @@ def test_a_whole_pipeline_runs_as_graphs(store: Path, tmp_path: Path) -> None:
     told = made.generate(PROMPT, seed=3, steps=3)
     assert psnr_db(told.pixels, drawn(changed(small, (Cache("deep"),)))) > 50
     assert told.receipt.runtime.startswith("openvino ")
-    assert made.model_bytes == pytest.approx(small.model_bytes, rel=0.5)
+    assert made.model_bytes != small.model_bytes  # that of the files
     assert len(list(store.iterdir())) == 3  # all of the network, its outermost layers, the decoder
