@@ -47,7 +47,8 @@ from miaobi.accelerate.recipe import (
 from miaobi.accelerate.transform import apply
 from miaobi.errors import InputError, MachineError
 from miaobi.runtimes import diffusers_parts as parts
-from miaobi.runtimes.diffusers import Clock, DiffusersPipeline
+from miaobi.runtimes.clock import Clock
+from miaobi.runtimes.diffusers import DiffusersPipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of diffusers and torchao about themselves
 PROMPT = "a red apple"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from miaobi.accelerate.standin import StandIn
-from miaobi.runtimes.diffusers import Clock
+from miaobi.runtimes.clock import Clock
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
