@@ -42,7 +42,8 @@ from miaobi.accelerate.recipe import (
 from miaobi.accelerate.rules import after
 from miaobi.errors import InputError
 from miaobi.runtimes import diffusers_parts as parts
-from miaobi.runtimes.diffusers import Clock, DiffusersPipeline
+from miaobi.runtimes.clock import Clock
+from miaobi.runtimes.diffusers import DiffusersPipeline
 from miaobi.traits import Traits
 
 CALIBRATION = ("a red apple on a table", "a small wooden house by the sea")

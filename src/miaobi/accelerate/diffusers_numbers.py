@@ -61,7 +61,10 @@ def in_integers(network: Network, method: str) -> Network:
         else:
             tools.quantize_(
                 copied,
-                tools.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=tools.PerGroup(GROUP)),
+                tools.IntxWeightOnlyConfig(
+                    weight_dtype=torch.int4,  # type: ignore[attr-defined]
+                    granularity=tools.PerGroup(GROUP),
+                ),
                 lambda module, _: isinstance(module, nn.Linear) and module.in_features % GROUP == 0,
             )
     except (RuntimeError, ValueError, NotImplementedError, AssertionError, ImportError) as error:

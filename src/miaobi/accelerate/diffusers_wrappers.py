@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from miaobi.accelerate.standin import StandIn
-from miaobi.runtimes.diffusers import Clock
+from miaobi.runtimes.clock import Clock
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -21,6 +21,11 @@ class Runs(StandIn):
     def __init__(self, network: nn.Module, unit: Callable[..., Any]) -> None:
         super().__init__(network)
         self._unit = [unit]  # in a list: no part of the network
+
+    @property
+    def graph_bytes(self) -> int:
+        """Bytes of the files that run in the network's place, 0 for none."""
+        return int(getattr(self._unit[0], "graph_bytes", 0))
 
     def reset(self) -> None:
         """To be called before each picture."""
@@ -66,6 +71,11 @@ class Decoder(StandIn):
     def __init__(self, vae: nn.Module, unit: Callable[[Tensor], Tensor]) -> None:
         super().__init__(vae)
         self._unit = [unit]
+
+    @property
+    def graph_bytes(self) -> int:
+        """Bytes of the files that run in the decoder's place, 0 for none."""
+        return int(getattr(self._unit[0], "graph_bytes", 0))
 
     def decode(self, latents: Tensor, return_dict: bool = True, **ignored: Any) -> Any:
         """As the autoencoder's own; it draws nothing at random, so the generator that some pass is not

@@ -69,7 +69,7 @@ def made(folder: Path, facts: Mapping[str, Any], make: Callable[[Path], Mapping[
 
 
 def _digest(tensor: torch.Tensor) -> bytes:
-    known = _DIGESTS.get(tensor)
+    known = _DIGESTS.get(tensor)  # type: ignore[no-untyped-call, unused-ignore]
     version = 0 if tensor.is_inference() else tensor._version
     if known is None or known[0] != version:
         plain = tensor.detach().cpu().contiguous().view(-1)

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -19,6 +18,7 @@ PACKAGES = ("openvino",)
 AT_RUN = ("dtype", "threads")
 """Options that a graph takes when it is run and not when it is made."""
 FILE = "graph.xml"
+_ATTENTION = ("ScaledDotProductAttention", "Softmax")  # which stay in fp32, as NNCF knows of transformers
 _PRECISION = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
@@ -78,6 +78,7 @@ def _in_integers(model: Any, method: str, recorded: Callable[[], list[Inputs]], 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # progress bars
         if method == "int8-static":
+            attends = any(one.get_type_name() in _ATTENTION for one in model.get_ops())
             rows = [{place: one.numpy() for place, one in enumerate(inputs)} for inputs in recorded()]
             notes.append(f"int8 from {len(rows)} recorded calls; what the operators lack in int8 stays fp32")
             return nncf.quantize(
@@ -85,23 +86,10 @@ def _in_integers(model: Any, method: str, recorded: Callable[[], list[Inputs]], 
                 nncf.Dataset(rows),
                 subset_size=len(rows),
                 preset=nncf.QuantizationPreset.MIXED,
-                **_tuning(nncf),
+                model_type=nncf.ModelType.TRANSFORMER if attends else None,
             )
         if method == "int4-weights":
             notes.append("weights of matrix products in int4, others in int8; activations fp32")
             return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=-1)
         notes.append("weights in int8; activations fp32")
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-
-
-def _tuning(nncf: Any) -> dict[str, Any]:
-    if not os.environ.get("MIAOBI_NNCF"):
-        return {}
-    import json
-
-    wanted = json.loads(os.environ["MIAOBI_NNCF"])
-    if wanted.pop("transformer", False):
-        wanted["model_type"] = nncf.ModelType.TRANSFORMER
-    if "types" in wanted:
-        wanted["ignored_scope"] = nncf.IgnoredScope(types=wanted.pop("types"))
-    return wanted

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from miaobi.errors import InputError, MachineError
 from miaobi.receipt import Generation, Receipt, peak_memory_bytes
 from miaobi.runtimes import diffusers_parts as parts
+from miaobi.runtimes.clock import Clock
 from miaobi.runtimes.memory import available_bytes, check_fits, weights_bytes
 from miaobi.text.prompt import clean_prompt
 from miaobi.traits import DType, Traits
@@ -30,34 +31,6 @@ if TYPE_CHECKING:
 MAX_IMAGES = 64
 MAX_SEED = 2**63 - 1
 _BUNDLES_ALONE = {"style", "tone", "expand", "expand_timeout_s", "refine", "edit", "after"}
-
-
-@dataclass
-class Clock:
-    """How far sampling is: what stages cost, and where in the steps the denoiser is asked."""
-
-    steps: int = 1
-    done: int = 0
-    size_px: int = 0
-    began: float = 0.0
-    ended: float = 0.0
-
-    @property
-    def share(self) -> float:
-        """Share of the steps that are done, in [0, 1)."""
-        return self.done / self.steps
-
-    @contextmanager
-    def bar(self, iterable: Any = None, total: int | None = None) -> Iterator["Clock"]:
-        """What pipelines use as a progress bar around their loop over the steps."""
-        self.steps, self.done = total or 1, 0
-        self.began = time.perf_counter()
-        yield self
-        self.ended = time.perf_counter()
-
-    def update(self, n: int = 1) -> None:
-        """So many steps more are done."""
-        self.done += n
 
 
 class DiffusersPipeline:
@@ -99,7 +72,7 @@ class DiffusersPipeline:
 
     @property
     def model_bytes(self) -> int:
-        """Bytes of all weights as they are held."""
+        """Bytes of all weights as they run; those of graphs are known once a picture was drawn."""
         return parts.bytes_of(self.pipe)
 
     def with_size(self, size_px: int) -> "DiffusersPipeline":

@@ -1,4 +1,4 @@
-"""What a diffusers pipeline consists of and can do, read from its parts and signatures, not its name."""
+"""What a diffusers pipeline consists of and can do, read from its parts and signatures, never its name."""
 
 import copy
 import inspect
@@ -143,8 +143,13 @@ def modules(pipe: Any) -> Iterator[tuple[str, Any]]:
 
 
 def bytes_of(pipe: Any) -> int:
-    """Bytes of all weights as they are held."""
-    return sum(one.numel() * one.element_size() for _, part in modules(pipe) for one in part.parameters())
+    """Bytes of all weights as they run: of a graph, once it is there, its files; else of the parameters."""
+    total = 0
+    for _, part in modules(pipe):
+        whole = getattr(getattr(part, "every", None), "full", part)  # of a cache, the evaluation of all
+        graph = getattr(whole, "graph_bytes", 0)
+        total += graph or sum(one.numel() * one.element_size() for one in part.parameters())
+    return total
 
 
 def traits_of(pipe: Any, model: str, device: str, threads: int) -> Traits:
@@ -164,7 +169,7 @@ def traits_of(pipe: Any, model: str, device: str, threads: int) -> Traits:
         family="diffusion",
         backbone="unet" if name == "unet" else "transformer",
         runtime="torch",
-        runtimes=RUNTIMES,
+        runtimes=RUNTIMES if device == "cpu" else ("torch",),
         device=device,
         dtype=str(next(network.parameters()).dtype).removeprefix("torch."),  # type: ignore[arg-type]
         steps=int(parameters["num_inference_steps"]),

@@ -3,6 +3,7 @@
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from miaobi.errors import InputError, MachineError
 
@@ -66,13 +67,13 @@ def check_fits(name: str, weights: int, available: int | None) -> None:
         )
 
 
-def _header(path: Path) -> dict[str, dict[str, object]]:
+def _header(path: Path) -> dict[str, dict[str, Any]]:
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > path.stat().st_size:
                 raise ValueError("its header is longer than the file")
-            header: dict[str, dict[str, object]] = json.loads(file.read(length))
+            header: dict[str, dict[str, Any]] = json.loads(file.read(length))
     except (OSError, ValueError, struct.error) as error:
         raise InputError(f"{str(path)!r} is no safetensors file ({error}); download it again.") from error
     return {name: one for name, one in header.items() if name != "__metadata__"}
