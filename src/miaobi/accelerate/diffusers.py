@@ -120,8 +120,8 @@ def _assemble(build: Build, run: Run, clock: Clock) -> None:
     if build.cache and build.cache.method == "first-block":
         network = CachedTransformer(network, build.cache.threshold)
     if build.cache and build.cache.method == "deep":
-        every = Every(run("full", Full(network)), run("shallow", Shallow(network)), build.cache.interval)  # type: ignore[arg-type]
-        network = CachedUNet(network, every)  # type: ignore[arg-type]
+        every = Every(run("full", Full(network)), run("shallow", Shallow(network)), build.cache.interval)
+        network = CachedUNet(network, every)
     elif not build.plain:
         network = Runs(network, run("denoiser", network))
     if build.guidance and (build.guidance.begin, build.guidance.end) != (0, 1):
@@ -235,7 +235,7 @@ def _cache(build: Build, step: Cache) -> None:
 
 
 def _merge(build: Build, step: MergeTokens) -> None:
-    build.network = merged(build.network, step.ratio)  # type: ignore[arg-type]
+    build.network = merged(build.network, step.ratio)
     build.changes.append(step)
 
 

@@ -29,8 +29,9 @@ class Runs(StandIn):
 
     def reset(self) -> None:
         """To be called before each picture."""
-        if hasattr(self.network, "reset"):
-            self.network.reset()
+        reset: Any = getattr(self.network, "reset", None)
+        if reset:
+            reset()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the network's."""
@@ -110,8 +111,9 @@ class Limited(StandIn):
     def reset(self) -> None:
         """To be called before each picture."""
         self._first = None
-        if hasattr(self.network, "reset"):
-            self.network.reset()
+        reset: Any = getattr(self.network, "reset", None)
+        if reset:
+            reset()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the network's."""

@@ -82,7 +82,7 @@ def fitting_samplers(pipe: Any) -> dict[str, type]:
     asked = "mu" in call_parameters(pipe)
     found: dict[str, type] = {}
     for name in FLOW_SAMPLERS if flow else NOISE_SAMPLERS:
-        kind = (
+        kind: Any = (
             _taking_lists(diffusers.UniPCMultistepScheduler)
             if name.startswith("UniPC")
             else getattr(diffusers, name)
