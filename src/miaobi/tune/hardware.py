@@ -7,12 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from miaobi.tune.space import usable_cores
+from miaobi.accelerate.machine import cpu_features, cpus
 
-_FLAGS = (
-    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
-    *("amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16", "sve"),
-)
 _RUNTIMES = ("torch", "onnxruntime", "openvino", "diffusers", "torchao")
 
 
@@ -64,11 +60,10 @@ class Hardware:
 
 def this_machine(*, gpus: bool = False) -> Hardware:
     """The machine that runs this; GPUs are asked for only where wanted, because that loads PyTorch."""
-    flags = _cpuinfo("flags") or _cpuinfo("Features")
     return Hardware(
         cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
-        cores=usable_cores(),
-        flags=tuple(one for one in _FLAGS if one in flags.split()),
+        cores=cpus(),
+        flags=tuple(sorted(cpu_features())),
         memory_gib=round(_memory_bytes() / 2**30),
         gpus=_gpus() if gpus else (),
         system=f"{platform.system()} {platform.machine()}",

@@ -5,12 +5,12 @@ measured. What no option is left for is no parameter of the study, and a paramet
 it has, because a parameter of Optuna always has the same ones.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from miaobi.accelerate.machine import cpus
 from miaobi.accelerate.recipe import (
     Batch,
     Cache,
@@ -150,7 +150,7 @@ def space_of(
         decoders: folders for `TinyDecoder`.
         cores: of the machine; by default those that this process may use.
     """
-    cores = cores or usable_cores()
+    cores = cores or cpus()
     steps = [count for count in _COUNTS if count < traits.steps]
     scale = traits.guidance
     intervals = [(0.0, 0.5), (0.2, 0.8), (0.0, 0.8)] if traits.steps > 1 else []
@@ -193,14 +193,6 @@ def _legal(traits: Traits, recipe: Recipe) -> bool:
     except RecipeError:
         return False
     return True
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # only Linux tells
-        return os.cpu_count() or 1
 
 
 def _middle(options: Sequence[Step]) -> list[Step]:
