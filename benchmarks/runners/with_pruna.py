@@ -1,0 +1,30 @@
+"""Runner of Pruna. Flavours: compile (torch.compile), deepcache, deepcache-compile."""
+
+from typing import Any
+
+from protocol import Draw, Job, drawer, run
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "compile": {"torch_compile": {}},
+    "deepcache": {"deepcache": {"interval": 2}},
+    "deepcache-compile": {"deepcache": {"interval": 2}, "torch_compile": {}},
+}
+
+
+def load(job: Job) -> Draw:
+    import torch
+    from diffusers import DiffusionPipeline
+    from pruna import SmashConfig, smash
+
+    torch.set_num_threads(job.threads)
+    pipe: Any = DiffusionPipeline.from_pretrained(job.model, safety_checker=None, local_files_only=True)
+    config = SmashConfig(list(CONFIGURATIONS[job.flavour]), device="cpu")
+    for algorithm, settings in CONFIGURATIONS[job.flavour].items():
+        for name, value in settings.items():
+            config[f"{algorithm}_{name}"] = value
+    smashed = smash(model=pipe, smash_config=config)
+    return drawer(smashed, job, torch.from_numpy)
+
+
+if __name__ == "__main__":
+    run(load, ("pruna", "torch", "diffusers", "transformers"))
