@@ -3,13 +3,13 @@
     python benchmarks/random_pipelines.py sd15 --out FOLDER
     python benchmarks/peers.py FOLDER --venvs VENVS --work WORK [--plan PLAN.toml ...]
 
-Each peer runs in its own virtual environment and a process of its own, with the same weights, prompts, initial
+Each peer runs in its own virtual environment and process, with the same weights, prompts, initial
 noise, sampler, steps, guidance and number of threads; rounds go through all peers in turn, so that a drift of
 the machine meets all alike. What a peer converts the model to is made before and kept in WORK. Speed is told
 beside stock diffusers in fp32 (ratios of the same round, their median), fidelity as PSNR of 8-bit pictures
 against it, which with random weights says nothing of quality. A peer that cannot be installed or fails is
-listed with its reason. Prompts are single letters, which every tokenizer here cuts alike. Ends with one line of
-JSON.
+listed with its reason. Prompts are single letters, which every tokenizer here cuts alike. Ends with one line
+of JSON.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Virtual environments for the peers: what is installed in each, how it is made once and used again.
 
-PyTorch is the same release everywhere, the build for CPUs (`--index-url` or `--find-links` of pip decide where
-it comes from). torchvision is left out: packages that insist on it are installed with `--no-deps`, after what
+PyTorch is the same release everywhere, the build for CPUs (pip's own settings decide where it
+comes from). torchvision is left out: packages that insist on it are installed with `--no-deps`, after what
 they really import here.
 """
 
