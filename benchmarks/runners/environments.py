@@ -106,7 +106,10 @@ ENVIRONMENTS = {
                     "termcolor==2.3.0",
                     "torch-pruning",
                     "torchmetrics",
+                    "httpx",
                 ),
+                # Pruna 0.3.4 imports what the second release of huggingface-hub no longer has.
+                ("--no-deps", "huggingface-hub>=1.22,<2"),
                 # These insist on torchvision, or on what needs it.
                 (
                     "--no-deps",
@@ -118,7 +121,6 @@ ENVIRONMENTS = {
                     "thop",
                     "piq",
                     "gliner",
-                    "librosa",
                     "lightning-utilities",
                     "torch-fidelity",
                     "bitsandbytes",

@@ -1,6 +1,12 @@
-"""Runner of Pruna. Flavours: compile (torch.compile), deepcache, deepcache-compile."""
+"""Runner of Pruna. Flavours: compile (torch.compile), deepcache, deepcache-compile.
 
+Pruna imports torchvision for data sets and metrics, which are not used here: a stand-in takes its place.
+"""
+
+import sys
+from importlib.machinery import ModuleSpec
 from typing import Any
+from unittest.mock import MagicMock
 
 from protocol import Draw, Job, drawer, run
 
@@ -11,9 +17,19 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def stand_in(*names: str) -> None:
+    """Let modules of these names be imported, whatever is asked of them."""
+    for name in names:
+        module = MagicMock(__spec__=ModuleSpec(name, None), __path__=[], __version__="0.28.0")
+        sys.modules[name] = module
+
+
 def load(job: Job) -> Draw:
     import torch
     from diffusers import DiffusionPipeline
+
+    stand_in(*(f"torchvision{part}" for part in ("", ".transforms", ".models", ".utils", ".io")))
+    stand_in("torchvision.transforms.functional")
     from pruna import SmashConfig, smash
 
     torch.set_num_threads(job.threads)
