@@ -17,7 +17,7 @@ PARTS = {
 
 
 def converted(job: Job) -> Path:
-    """File with the model's weights in one, under the names that stable-diffusion.cpp takes from diffusers."""
+    """File with the model's weights in one, under names that stable-diffusion.cpp knows."""
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
