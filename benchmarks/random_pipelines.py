@@ -476,8 +476,8 @@ def build(name: str) -> Any:
 def save(name: str, folder: Path) -> Path:
     """Build a pipeline and write it to `folder` as diffusers folders of safetensors.
 
-    CLIP's parts are written as hubs have them, with `text_model.` before each weight's name and the
-    vocabulary in files of its own, so that older releases of transformers read them too.
+    CLIP's parts are written as hubs have them, `text_model.` before the weights' names and the vocabulary in
+    files of its own, so that older releases of transformers read them too.
     """
     pipe = build(name)
     pipe.save_pretrained(folder, safe_serialization=True)
