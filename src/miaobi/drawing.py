@@ -124,7 +124,7 @@ class Drawer:
         stages = {} if stages is None else stages
         with timed(stages, "encode"):  # one by one: what a text means does not depend on the others
             # OpenVINO compiles a graph for each length that it meets
-            multiple = 16 if self.running.runtime == "openvino" else 1
+            multiple = 8 if self.running.runtime == "openvino" else 1
             features = joined([self._encoder([text]) for text in texts], multiple)
         with timed(stages, "retrieve"):
             asked = np.full(len(texts), style)
@@ -149,7 +149,8 @@ class Drawer:
         pictures = []
         for begin in range(0, len(jobs), self.running.batch):
             numbers, seeds = zip(*jobs[begin : begin + self.running.batch], strict=True)
-            part = {name: tensor[list(numbers)] for name, tensor in context.items()}
+            each = numbers == tuple(range(len(texts)))  # then nothing has to be copied
+            part = context if each else {name: tensor[list(numbers)] for name, tensor in context.items()}
             with timed(stages, "sample"):
                 drawn = (
                     {"codes": self._write(part, seeds, steps)}
@@ -161,7 +162,8 @@ class Drawer:
             if on_batch:
                 on_batch(len(seeds))
         names = [[self.memory.ids[one] for one in row if one >= 0] for row in found.entries]
-        return Drawn(np.concatenate(pictures), names, features.ignored)
+        drawn = np.concatenate(pictures) if len(pictures) > 1 else pictures[0]
+        return Drawn(drawn, names, features.ignored)
 
     def remember(self, name: str, picture: Float, style: str | None = None) -> None:
         """Draw after this picture from now on where a prompt says `name`; kept for later pipelines too.
@@ -254,6 +256,8 @@ class Drawer:
             self._context(**{name: rows[begin : begin + together] for name, rows in question.items()})
             for begin in range(0, count, together)
         ]
+        if len(parts) == 1:
+            return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _nothing(self, asked: dict[str, Any]) -> dict[str, Any]:

@@ -40,12 +40,16 @@ def to_uint8(images: npt.NDArray[np.floating]) -> UInt8:
     """
     if images.ndim < 3 or images.shape[-3] != 4:
         raise ValueError(f"expected float (..., 4, H, W), got {images.dtype} {images.shape}")
-    unit = np.clip((np.asarray(images, dtype=np.float32) + 1) * np.float32(0.5), 0, 1)
+    unit = np.asarray(images, np.float32) * np.float32(127.5)
+    unit += np.float32(127.5)
+    np.clip(unit, 0, 255, out=unit)
     alpha = unit[..., 3:, :, :]
-    seen = alpha >= 0.5 / 255
-    colour = np.where(seen, np.minimum(unit[..., :3, :, :] / np.where(seen, alpha, 1), 1), 0)
-    straight = np.concatenate([colour, np.where(seen, alpha, 0)], axis=-3)
-    return np.ascontiguousarray(np.moveaxis(np.rint(straight * 255).astype(np.uint8), -3, -1))
+    seen = alpha >= 0.5
+    unit[..., :3, :, :] *= np.divide(255, alpha, out=np.zeros_like(alpha), where=seen)
+    alpha *= seen
+    np.minimum(unit, 255, out=unit)
+    np.rint(unit, out=unit)
+    return np.ascontiguousarray(np.moveaxis(unit.astype(np.uint8), -3, -1))
 
 
 def over_white(images: npt.NDArray[np.floating]) -> Float:

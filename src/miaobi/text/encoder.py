@@ -28,8 +28,13 @@ def joined(features: Sequence[TextFeatures], multiple: int = 1) -> TextFeatures:
     length = max(one.mask.shape[1] for one in features)
     length = -(-length // multiple) * multiple
 
+    if len(features) == 1 and features[0].mask.shape[1] == length:
+        return features[0]
+
     def padded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.pad(array, [(0, 0), (0, length - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
+        made = np.zeros((len(array), length, *array.shape[2:]), array.dtype)
+        made[:, : array.shape[1]] = array
+        return made
 
     return TextFeatures(
         np.concatenate([padded(one.tokens) for one in features]),

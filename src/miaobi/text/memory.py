@@ -139,6 +139,10 @@ class Memory:
             file.write(text.encode())
 
     @cached_property
+    def _index(self) -> "KeyIndex":
+        return index_keys(self.keys, self.key_concept, len(self.concepts))
+
+    @cached_property
     def _table(self) -> npt.NDArray[np.int64]:
         return entry_table(self.entry_concept, len(self.concepts))
 
@@ -154,7 +158,7 @@ class Memory:
             exclude: (B, E) positions never to return (-1: none), such as the target itself in training.
         """
         ranked, _ = rank_concepts(
-            embedding, self.keys, self.key_concept, len(self.concepts), _CONCEPTS_SEARCHED
+            embedding, self.keys, self.key_concept, len(self.concepts), _CONCEPTS_SEARCHED, self._index
         )
         entries = choose_entries(
             ranked, self._table, self.entry_style, self.entry_tone, style, tone, k, exclude
@@ -171,8 +175,34 @@ class Memory:
         return unpack(self.latents[entries], self.scale, self.shape)
 
 
+class KeyIndex(NamedTuple):
+    """Keys in the order of their concepts."""
+
+    concepts: npt.NDArray[np.int64]
+    """(N,) those that have keys."""
+    starts: npt.NDArray[np.int64]
+    """(N,) the first key of each."""
+    keys: Float
+    """(K, D)"""
+
+
+def index_keys(keys: npt.NDArray[np.floating[Any]], key_concept: Int, n_concepts: int) -> KeyIndex:
+    """What `rank_concepts` searches in; raises ValueError for a concept that is none of `n_concepts`."""
+    order = np.argsort(key_concept, kind="stable")
+    concepts, starts = np.unique(np.asarray(key_concept)[order], return_index=True)
+    if len(concepts) and not 0 <= concepts[0] <= concepts[-1] < n_concepts:
+        raise ValueError(f"key_concept must lie in 0..{n_concepts - 1}, got {concepts[0]}..{concepts[-1]}")
+    in_order = bool((order[:-1] < order[1:]).all())
+    return KeyIndex(concepts, starts, (keys if in_order else keys[order]).astype(np.float32, copy=False))
+
+
 def rank_concepts(
-    embeddings: Float, keys: npt.NDArray[np.floating[Any]], key_concept: Int, n_concepts: int, top: int
+    embeddings: Float,
+    keys: npt.NDArray[np.floating[Any]],
+    key_concept: Int,
+    n_concepts: int,
+    top: int,
+    index: "KeyIndex | None" = None,
 ) -> tuple[npt.NDArray[np.int64], Float]:
     """The `top` concepts for each embedding and their scores: the best cosine over the concept's keys.
 
@@ -180,11 +210,7 @@ def rank_concepts(
     number, so that float noise between one query and a batch cannot swap them. Returns (B, top) int64 and (B,
     top) float32, best first; with fewer than `top` concepts that have keys the width is smaller.
     """
-    order = np.argsort(key_concept, kind="stable")
-    concepts, starts = np.unique(np.asarray(key_concept)[order], return_index=True)
-    if len(concepts) and not 0 <= concepts[0] <= concepts[-1] < n_concepts:
-        raise ValueError(f"key_concept must lie in 0..{n_concepts - 1}, got {concepts[0]}..{concepts[-1]}")
-    sorted_keys = (keys if (order[:-1] < order[1:]).all() else keys[order]).astype(np.float32, copy=False)
+    concepts, starts, sorted_keys = index or index_keys(keys, key_concept, n_concepts)
     top = min(top, len(concepts))
     ranked, scores = np.empty((len(embeddings), top), np.int64), np.empty((len(embeddings), top), np.float32)
     for begin in range(0, len(embeddings), _CHUNK):
