@@ -162,8 +162,8 @@ class Drawer:
             if on_batch:
                 on_batch(len(seeds))
         names = [[self.memory.ids[one] for one in row if one >= 0] for row in found.entries]
-        drawn = np.concatenate(pictures) if len(pictures) > 1 else pictures[0]
-        return Drawn(drawn, names, features.ignored)
+        images = np.concatenate(pictures) if len(pictures) > 1 else pictures[0]
+        return Drawn(images, names, features.ignored)
 
     def remember(self, name: str, picture: Float, style: str | None = None) -> None:
         """Draw after this picture from now on where a prompt says `name`; kept for later pipelines too.

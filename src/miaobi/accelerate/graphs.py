@@ -1,8 +1,10 @@
 """A bundle's ONNX graphs, unpacked to plain fp32 and quantized by the runtimes' own tools."""
 
+import io
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -71,16 +73,29 @@ def quantized(
     Raises:
         MachineError: the runtime's tool is not installed or failed.
     """
-    logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
-    if runtime == "openvino":
-        return _by_nncf(model, method, calibration)
-    if method in _BITS:
-        return {".onnx": _weights(model, _BITS[method]).SerializeToString()}
-    if method != "int8-static":
-        model = _dynamic(model)
-    if method != "int8-dynamic":
-        model = _static(model, calibration, CONVOLUTIONS + (MATRICES if method == "int8-static" else []))
-    return {".onnx": model.SerializeToString()}
+    with quiet():
+        if runtime == "openvino":
+            return _by_nncf(model, method, calibration)
+        if method in _BITS:
+            return {".onnx": _weights(model, _BITS[method]).SerializeToString()}
+        if method != "int8-static":
+            model = _dynamic(model)
+        if method != "int8-dynamic":
+            model = _static(model, calibration, CONVOLUTIONS + (MATRICES if method == "int8-static" else []))
+        return {".onnx": model.SerializeToString()}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings, advice and progress bars that the tools print."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _has(model: onnx.ModelProto, kinds: Iterable[str]) -> bool:
@@ -113,8 +128,7 @@ def _static(model: onnx.ModelProto, calibration: Sequence[Inputs], kinds: list[s
 
     if not _has(model, kinds):
         return model
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with TemporaryDirectory() as folder:
         path = Path(folder) / "quantized.onnx"
         quantize_static(
             model,
@@ -146,9 +160,7 @@ def _by_nncf(model: onnx.ModelProto, method: str, calibration: Sequence[Inputs])
         import openvino
     except ImportError as error:
         raise MachineError(f"{error.name} is not installed; pip install 'miaobi[openvino]'.") from error
-    nncf.set_log_level(logging.ERROR)
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with TemporaryDirectory() as folder:
         onnx.save(model, str(Path(folder) / "plain.onnx"))
         graph = openvino.Core().read_model(str(Path(folder) / "plain.onnx"))
         if method in _BITS:

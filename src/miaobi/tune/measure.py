@@ -14,7 +14,7 @@ from miaobi.tune.record import Record
 FIRST = 32
 """Screening samples of a recipe that is no faster than the best so far."""
 ROUNDS, FINAL_ROUNDS = 3, 15
-CHOOSE, CONFIRM = 0.6, 0.95
+CHOOSE, CONFIRM = 0.45, 0.95
 """Shares of the budget at whose end the choice of finalists and their tests have to be done."""
 _SMALL = 0.02
 """Share of the budget that one recipe's times, or its first samples, may take."""

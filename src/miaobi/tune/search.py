@@ -33,7 +33,7 @@ from miaobi.tune.space import Space
 from miaobi.tune.study import Study
 from miaobi.tune.trial import Origin, Trial
 
-SCREEN = 0.5
+SCREEN = 0.4
 """Share of the budget at whose end screening has to be done."""
 SHORTLIST = 6
 """Recipes whose times are measured again in turn, of which the finalists are the first."""
@@ -192,8 +192,9 @@ class Search:
         """The cheapest recipes that may pass, in the order of times measured again in turn."""
         hopeful: list[Recipe] = []
         for one in self._cheaper():
-            if len(hopeful) == SHORTLIST or self._budget.left_s(CHOOSE) <= 0:
+            if len(hopeful) == SHORTLIST:
                 break
+            # without time left, by the samples that there are
             self._look_closer(one.recipe, self._measure.known(one.recipe), CHOOSE)
             if self._measure.chance(one.recipe) >= HOPE:
                 hopeful.append(one.recipe)

@@ -94,18 +94,19 @@ class Space:
         return tuple(sorted(steps, key=lambda step: order[step]))
 
     def starts(self) -> list[Recipe]:
-        """What is measured first: combinations that are known to be good, then each kind of step alone with
-        a middle value, the user's students and decoders all.
+        """What is measured first: the user's students with what usually helps; without students
+        combinations that are known to be good, then each kind of step alone with a middle value.
         """
         kinds = {slot.kind: [one for one in slot.options if self.legal((one,))] for slot in self.slots}
-        parts, runtimes = kinds.get("distill", []), kinds.get("runtime", [])
-        found: list[Recipe] = [(one,) for one in parts]
-        found += [(one, runtime) for one in parts for runtime in runtimes]
-        found += [(one,) for one in runtimes]
-        quantized = [slot.options for slot in self.slots if slot.kind == "quantize"]
-        found += [(one, step) for one in runtimes for steps in quantized for step in steps[:3]]
+        of_kind = {slot.kind: slot.options for slot in self.slots}
+        students = kinds.get("distill", [])
+        if students:
+            return [(), *self._of_students(students, of_kind)]
+        runtimes = kinds.get("runtime", [])
+        found: list[Recipe] = [(one,) for one in runtimes]
+        found += [(one, step) for one in runtimes for step in of_kind.get("quantize", ())[:3]]
         for kind, options in kinds.items():
-            many = kind in ("distill", "tiny-decoder", "runtime", "precision")
+            many = kind in ("tiny-decoder", "runtime", "precision")
             found += [(one,) for one in (options if many else _middle(options))]
         quick = [one for kind in ("steps", "guidance") for one in _middle(kinds.get(kind, []))]
         quiet = [one for kind in ("channels-last", "compile") for one in kinds.get(kind, [])]
@@ -114,6 +115,17 @@ class Space:
             found += [self.ordered([*quick, *more]), self.ordered([*quiet, *more])]
         legal = (one for one in dict.fromkeys(found) if one and self.legal(one))
         return [(), *legal]
+
+    def _of_students(self, students: Sequence[Step], of_kind: dict[str, tuple[Step, ...]]) -> list[Recipe]:
+        runtimes, few = of_kind.get("runtime", ()), of_kind.get("steps", ())[:2]
+        integers = of_kind.get("quantize", ())[:3]
+        found: list[Recipe] = [(one,) for one in students]
+        found += [(one, runtime) for one in students for runtime in runtimes]
+        found += [(one, step) for one in students for step in (*few, *integers)]
+        found += [
+            (one, few[0], runtime, step) for one in students for runtime in runtimes for step in integers
+        ]
+        return [one for one in dict.fromkeys(found) if self.legal(one)]
 
     def neighbours(self, recipe: Recipe, barred: frozenset[Step] = frozenset()) -> Iterator[Recipe]:
         """Legal recipes that differ in one step, but for steps that are no longer legal beside it."""
