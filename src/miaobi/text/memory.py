@@ -178,7 +178,7 @@ class Memory:
 class KeyIndex(NamedTuple):
     """Keys in the order of their concepts."""
 
-    concepts: npt.NDArray[np.int64]
+    concepts: Int
     """(N,) those that have keys."""
     starts: npt.NDArray[np.int64]
     """(N,) the first key of each."""
