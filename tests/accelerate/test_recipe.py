@@ -129,7 +129,8 @@ def test_check_follows_the_recipe() -> None:
         (UNET, (Quantize("int8-static"),), "add Runtime"),
         (UNET, (Precision("bfloat16"), MergeTokens()), "put it before"),
         (UNET, (ShareLayers(2),), "differ in shape"),
-        (TINY, (MergeTokens(),), "16 tokens"),
+        (TINY, (MergeTokens(),), "of a U-Net"),
+        (replace(UNET, tokens=256), (MergeTokens(),), "256 tokens"),
         (TINY, (ShareLayers(9),), "only 8 blocks"),
         (replace(TINY, weights=False), (Prune(0.5),), "no PyTorch weights"),
         (

@@ -29,7 +29,7 @@ class TorchModel:
     Args:
         bundle: one with PyTorch weights.
         name: "context", "denoiser" or "decoder".
-        running: dtype, threads (of the whole process), device and whether to compile.
+        running: dtype (mixed precision), threads (of the whole process), device and whether to compile.
 
     Raises:
         BundleError: there are no weights, or of a family that only runs as graphs.
@@ -44,12 +44,13 @@ class TorchModel:
         if running.threads:
             torch.set_num_threads(running.threads)
         self._dtype, self._device = getattr(torch, running.dtype), torch.device(running.device)
+        self._mixed = running.dtype != "float32"
         module: Any
         if name == "decoder":
             module = autoencoder.load(bundle.path("autoencoder.safetensors"))
         else:
             module = generator.load(bundle.path("generator.safetensors"))
-        module.to(self._device, self._dtype)
+        module.to(self._device)
         if running.quantized:
             quantize(module, running.quantized)
         methods: dict[str, Callable[..., Any]] = {
@@ -68,7 +69,7 @@ class TorchModel:
             MachineError: PyTorch failed (such as for lack of memory).
         """
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.autocast(self._device.type, self._dtype, self._mixed):
                 results = self._call(*(self._tensor(inputs[name]) for name in self.inputs))
         except RuntimeError as error:
             raise MachineError(f"PyTorch failed: {str(error).splitlines()[0]}") from error
@@ -77,8 +78,7 @@ class TorchModel:
         return dict(zip(self.outputs, arrays, strict=True))
 
     def _tensor(self, array: Array) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
-        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 
 def quantize(module: nn.Module, method: str) -> None:
