@@ -51,7 +51,7 @@ def in_integers(network: Network, method: str) -> Network:
     try:
         from torchao import quantization as tools
     except ImportError as error:
-        raise MachineError("integers on PyTorch need torchao; pip install 'miaobi[torchao]'.") from error
+        raise MachineError("integers on PyTorch need torchao; pip install 'miaobi[accelerate]'.") from error
     copied = shared(network)
     try:
         if method == "int8-dynamic":
