@@ -17,6 +17,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from diffusers import DiffusionPipeline
 
+    import random_calibration
     import random_pipelines
     import random_tokenizers
 
@@ -29,18 +30,18 @@ built = cache(random_pipelines.build)
 def test_a_pipeline_draws_the_same_after_saving_and_something_else_for_another_prompt(
     name: str, tmp_path: Path
 ) -> None:
-    before = random_pipelines.draw(built(name), "a red apple")
+    before = random_calibration.draw(built(name), "a red apple")
     random_pipelines.save(name, tmp_path)
     assert not list(tmp_path.rglob("*.bin"))
     loaded = DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True)
     loaded.set_progress_bar_config(disable=True)
-    np.testing.assert_allclose(random_pipelines.draw(loaded, "a red apple"), before, atol=1e-5)
+    np.testing.assert_allclose(random_calibration.draw(loaded, "a red apple"), before, atol=1e-5)
 
     assert before.shape == (1, 64, 64, 3)
     signed = before * 2 - 1
     assert 0.25 < signed.std() < 0.5
     assert (np.abs(signed) >= 1).mean() < 0.1
-    other = random_pipelines.draw(loaded, "a black cat and a white dog")
+    other = random_calibration.draw(loaded, "a black cat and a white dog")
     assert np.abs(other - before).mean() > 0.01
 
 
@@ -56,8 +57,8 @@ def test_the_same_name_gives_the_same_weights() -> None:
 def test_predictions_have_unit_deviation_and_depend_on_the_timestep(name: str) -> None:
     pipe = built(name)
     with torch.no_grad():
-        seen = random_pipelines.outputs(
-            random_pipelines.denoiser_of(pipe), lambda: random_pipelines.draw(pipe, output_type="latent")
+        seen = random_calibration.outputs(
+            random_calibration.denoiser_of(pipe), lambda: random_calibration.draw(pipe, output_type="latent")
         )
     assert 0.8 < float(torch.stack(seen).std()) < 1.2
     assert float((seen[0] - seen[-1]).std()) > 0.05

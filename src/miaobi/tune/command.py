@@ -218,4 +218,7 @@ class _Bar:
 
 def main(arguments: list[str]) -> None:
     """`miaobi tune` with these arguments; raises what click and `miaobi.errors` raise."""
-    tune.main(arguments, prog_name="miaobi tune", standalone_mode=False)
+    try:
+        tune.main(arguments, prog_name="miaobi tune", standalone_mode=False)
+    except ModuleNotFoundError as error:
+        raise MachineError(f"tuning needs {error.name}; pip install 'miaobi[tune]'.") from error
