@@ -28,6 +28,9 @@ def make(seed: int = 0, concepts: int = 6, pictures: int = 30, keys: int = 20) -
         entry_tone=rng.integers(0, 3, pictures).astype(np.uint8),
         latents=rng.integers(0, 256, (pictures, 8)).astype(np.uint8),
         scale=np.array([0.1, 0.2, 0.3, 0.4], np.float32),
+        style_rank=np.stack([[0, *rng.permutation(3) + 1] for _ in range(4)])[
+            np.arange(4)[:, None], (np.arange(4) - np.arange(4)[:, None]) % 4
+        ].astype(np.uint16),
         shape=SHAPE,
         concepts=[
             {"slug": f"c{index}", "label_en": f"c {index}", "label_zh": f"概念{index}"}
@@ -61,8 +64,7 @@ def slow_choice(
             entries,
             key=lambda one: (
                 held.entry_tone[one] != tone,
-                held.entry_style[one] != style,
-                held.entry_style[one],
+                held.style_rank[style, held.entry_style[one]],
                 one,
             ),
         )
@@ -120,6 +122,26 @@ def test_too_few_pictures_repeat_the_best_and_none_is_an_error() -> None:
         held.neighbours(held.keys[:1].astype(np.float32), np.zeros(1, int), exclude=np.array([[0, 1]]))
 
 
+def test_of_styles_that_nothing_is_known_about_the_asked_one_is_first_then_they_go_by_number() -> None:
+    rank = memory.by_number()
+    assert rank[2].argsort()[:5].tolist() == [2, 0, 1, 3, 4]
+
+
+def test_styles_are_ranked_by_how_little_a_concept_differs_in_them() -> None:
+    rng = np.random.default_rng(0)
+    things = rng.standard_normal((20, *SHAPE)).astype(np.float32)
+    # style 1 draws almost like style 0, style 2 otherwise, style 3 has nothing in common with the others
+    drawn = [things, things + 0.1, things + 2 * rng.standard_normal(things.shape).astype(np.float32)]
+    latents = np.concatenate([*drawn, things[:2]])
+    concept = np.concatenate([np.tile(np.arange(20), 3), [50, 51]])
+    style = np.concatenate([np.repeat(np.arange(3), 20), [3, 3]])
+    shuffled = rng.permutation(len(latents))
+    rank = memory.rank_styles(latents[shuffled], concept[shuffled], style[shuffled], 4)
+    order = rank.argsort(axis=1).tolist()
+    assert [order[0], order[1], order[3]] == [[0, 1, 2, 3], [1, 0, 2, 3], [3, 0, 1, 2]]
+    assert (rank[2, 2], rank[2, 3]) == (0, 3)
+
+
 @given(st.integers(0, 2**32))
 def test_packing_keeps_every_level(seed: int) -> None:
     packed = np.random.default_rng(seed).integers(0, 256, (3, 8)).astype(np.uint8)
@@ -152,7 +174,7 @@ def test_files_round_trip(tmp_path: Path) -> None:
     again = Memory.load(tmp_path / "memory.safetensors", tmp_path / "memory.json", SHAPE)
     assert again.keys.dtype == np.float32
     np.testing.assert_allclose((again.keys * held.keys).sum(axis=1), 1, atol=1e-3)
-    for name in ("key_concept", "entry_concept", "entry_style", "entry_tone", "latents", "scale"):
+    for name in ("key_concept", "entry_concept", "entry_style", "entry_tone", "latents", "scale", "style_rank"):
         assert getattr(again, name).dtype == getattr(held, name).dtype
         np.testing.assert_array_equal(getattr(again, name), getattr(held, name))
     assert list(again.concepts) == held.concepts

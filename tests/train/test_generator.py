@@ -19,6 +19,7 @@ from miaobi.train.colours import COLOURS
 from miaobi.train.data import Dataset, Record
 from miaobi.train.generator import GeneratorTask
 from miaobi.train.latents import Latents
+from miaobi.train.matching import Matching
 from miaobi.train.pairs import Pairs
 from miaobi.train.sources import Captions, Sources
 
@@ -110,7 +111,10 @@ def test_a_batch_is_a_function_of_its_generator(pairs: Pairs) -> None:
 def test_held_out_pairs_are_neither_trained_on_nor_asked_of_the_teacher(pairs: Pairs) -> None:
     heldout = int(pairs.sources.dataset.split("heldout")[0])
     assert heldout not in pairs.sources.latents.source[pairs.rows]
-    texts, styles, _ = pairs.requests(np.random.default_rng(0), 500)
+    texts, styles, _, concepts = pairs.requests(np.random.default_rng(0), 500)
+    assert not ((concepts == 2) & (styles == 2)).any()
+    blue = [any(word in text for word in COLOURS["blue"].en + COLOURS["blue"].zh) for text in texts]
+    np.testing.assert_array_equal(concepts == -1, blue)
     assert not any("sun" in text and style == 2 for text, style in zip(texts, styles, strict=True))
     chosen, condition = pairs.heldout()
     assert chosen.tolist() == [heldout]
@@ -156,6 +160,34 @@ def test_a_student_equal_to_an_unguided_teacher_has_nothing_to_learn(
         losses = student.loss(student.batch(np.random.default_rng(0), 8), torch.Generator())
     assert set(losses) == {"stride_1", "stride_2"}
     assert max(float(loss) for loss in losses.values()) < 1e-3
+
+
+def test_matching_pulls_drawn_pictures_to_their_concept_and_style(
+    pairs: Pairs, judge_folder: Path, tmp_path: Path
+) -> None:
+    weights, recipe = loop.load_model(judge_folder)
+    weights["head"] = torch.cat([weights["head"], weights["head"][:2]])  # and two styles
+    loop.save_model(tmp_path, weights, recipe)
+    (tmp_path / "concepts.json").write_bytes((judge_folder / "concepts.json").read_bytes())
+    autoencoder, table = pairs.sources.autoencoder, {"classifier": str(tmp_path), "count": 3}
+    matching = Matching(table, autoencoder, ["square", "bar", "cat"])
+    latents = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    concept, style = torch.tensor([0, -1, 2, 0]), torch.tensor([1, 0, 1, 0])
+
+    def losses(concept: torch.Tensor) -> dict[str, torch.Tensor]:
+        return matching(latents, concept, style, torch.Generator().manual_seed(0))
+
+    both = losses(concept)
+    assert set(both) == {"cross_entropy", "style"}
+    sum(both.values(), torch.zeros(())).backward()
+    assert latents.grad is not None
+    assert latents.grad[[0, 2]].abs().amax((1, 2, 3)).min() > 0
+    assert not latents.grad[3].any()  # past the count
+    one = losses(torch.tensor([0, -1, -1, 0]))["cross_entropy"]
+    torch.testing.assert_close(both["cross_entropy"], one)  # "cat" is no class of it
+    assert set(losses(torch.full((4,), -1))) == {"style"}
+    with pytest.raises(InputError, match=r"\[matching\] has no weight; it may have classifier"):
+        Matching({"weight": 1}, autoencoder, [])
 
 
 def test_paths_are_kept_and_taken_up_again(pairs: Pairs, model: Diffusion, tmp_path: Path) -> None:

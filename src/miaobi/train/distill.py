@@ -4,7 +4,7 @@ The teacher draws many pictures with guidance and small Euler steps; the places 
 student's few times are kept. The student starts from the teacher's weights, walks from the same noise in its
 own strides and is pulled to those places, errors of its earlier strides included. This is progressive
 distillation (Salimans & Ho 2022, arXiv:2202.00512) in one go, on whole paths, with guidance folded in (Meng
-et al. 2023, arXiv:2210.03142).
+et al. 2023, arXiv:2210.03142). A classifier of real pictures may pull it further (`matching`).
 """
 
 import copy
@@ -29,6 +29,7 @@ from miaobi.models.backbone import Condition
 from miaobi.models.diffusion import Diffusion
 from miaobi.train import devices, generator, loop, workers
 from miaobi.train.drive import drive
+from miaobi.train.matching import Matching
 from miaobi.train.pairs import Pairs, noises, to_device
 from miaobi.train.sources import Sources
 
@@ -48,6 +49,8 @@ class Paths:
     """(N,) style ids."""
     entries: npt.NDArray[np.int64]
     """(N, K) entries of the memory that were looked at."""
+    concepts: npt.NDArray[np.int64]
+    """(N,) concepts of the memory that were asked for, -1 in another colour."""
 
 
 def draw_paths(
@@ -75,7 +78,7 @@ def draw_paths(
         path = files[number]
         if not path.exists():
             rng = np.random.default_rng([7, number])
-            texts, styles, entries = pairs.requests(rng, _PART)
+            texts, styles, entries, concepts = pairs.requests(rng, _PART)
             points = []
             for begin in range(0, _PART, batch_size):
                 rows = slice(begin, begin + batch_size)
@@ -91,7 +94,12 @@ def draw_paths(
                 points.append(torch.stack(crossed, 1).cpu().numpy().astype(np.float16))
             buffer = io.BytesIO()
             np.savez(
-                buffer, points=np.concatenate(points), texts=np.array(texts), styles=styles, entries=entries
+                buffer,
+                points=np.concatenate(points),
+                texts=np.array(texts),
+                styles=styles,
+                entries=entries,
+                concepts=concepts,
             )
             with atomic_write(path) as file:
                 file.write(buffer.getbuffer())
@@ -101,33 +109,39 @@ def draw_paths(
         with np.load(path, allow_pickle=False) as kept:
             parts.append({name: kept[name] for name in kept.files})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Paths(joined["points"], joined["texts"].tolist(), joined["styles"], joined["entries"])
+    return Paths(**joined | {"texts": joined["texts"].tolist()})
+
+
+Batch = tuple[Tensor, Condition, Tensor]
 
 
 class DistillTask:
-    """The student walks; the loss is how far each of its points is from the teacher's."""
+    """The student walks; the loss is how far each of its points is from the teacher's, and what `matching` makes of
+    its pictures.
+    """
 
-    def __init__(self, model: Diffusion, pairs: Pairs, paths: Paths) -> None:
-        self.model, self.pairs, self.paths = model, pairs, paths
+    def __init__(self, model: Diffusion, pairs: Pairs, paths: Paths, matching: Matching | None = None) -> None:
+        self.model, self.pairs, self.paths, self.matching = model, pairs, paths, matching
         self.times = sampling.timesteps(paths.points.shape[1] - 1)
 
-    def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Condition]:
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
         rows = rng.integers(len(self.paths.texts), size=size)
         condition = self.pairs.condition(
             [self.paths.texts[row] for row in rows], self.paths.styles[rows], self.paths.entries[rows]
         )
-        return torch.from_numpy(self.paths.points[rows].astype(np.float32)), condition
+        points = torch.from_numpy(self.paths.points[rows].astype(np.float32))
+        return points, condition, torch.from_numpy(self.paths.concepts[rows])
 
-    def loss(self, batch: tuple[Tensor, Condition], rng: torch.Generator) -> Mapping[str, Tensor]:
+    def loss(self, batch: Batch, rng: torch.Generator) -> Mapping[str, Tensor]:
         on = next(self.model.parameters()).device
-        points, condition = batch[0].to(on), to_device(batch[1], on)
+        points, condition, concept = batch[0].to(on), to_device(batch[1], on), batch[2].to(on)
         prepared = self.model.prepare(condition)
         x, losses = points[:, 0], {}
         for index, t in enumerate(self.times[:-1]):
             now = torch.full((len(x),), t, device=on)
             x = x + (self.times[index + 1] - t) * self.model.velocity(x, now, *prepared).float()
             losses[f"stride_{index + 1}"] = (x - points[:, index + 1]).square().mean()
-        return losses
+        return losses | (self.matching(x, concept, condition.style, rng) if self.matching else {})
 
     @torch.no_grad()
     def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
@@ -145,8 +159,8 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
 
     Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder;
     `paths`, how many pictures the teacher draws; `steps` of the student; `substeps` of the teacher in each;
-    `guidance`; the table `student`, see `student_of`; `start_from`, a folder of a student's weights to go on
-    from.
+    `guidance`; the tables `student`, see `student_of`, and `matching`, see `Matching`; `start_from`, a folder of a
+    student's weights to go on from.
     """
     teacher = _diffusion(Path(recipe["teacher"]))
     _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))
@@ -168,7 +182,11 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
         out / "paths",
     )
     kept = {**recipe, "model": {**teacher_recipe["model"], **table}}
-    drive(DistillTask(student, pairs, paths), kept, out, resume)
+    matching = None
+    if "matching" in recipe:
+        slugs = [concept["slug"] for concept in pairs.sources.memory.concepts]
+        matching = Matching(recipe["matching"], pairs.sources.autoencoder, slugs)
+    drive(DistillTask(student, pairs, paths, matching), kept, out, resume)
 
 
 def student_of(teacher: Diffusion, table: Mapping[str, Any]) -> tuple[Diffusion, str]:

@@ -17,6 +17,7 @@ from miaobi.train.colours import COLOURS
 from miaobi.train.sources import Captions, Int, Sources
 
 _CANDIDATES = 8  # neighbours that a training sample may draw its own from
+_SHUFFLED = 0.3  # share of the samples whose neighbours are not in the order of the memory's rule
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Pairs:
             self._table,
             memory.entry_style,
             memory.entry_tone,
+            memory.style_rank,
             style,
             0,
             _CANDIDATES,
@@ -91,11 +93,12 @@ class Pairs:
         entries = self.neighbours(rng, self.concept[pictures], self.styles[pictures])
         return Batch(values, self.condition(self.texts(rng, rows), self.styles[pictures], entries))
 
-    def requests(self, rng: np.random.Generator, size: int) -> tuple[list[str], Int, Int]:
-        """Texts, styles (B,) and neighbours (B, K) that could be asked for: like a batch, but half of the
-        styles are random.
+    def requests(self, rng: np.random.Generator, size: int) -> tuple[list[str], Int, Int, Int]:
+        """Texts, styles (B,), neighbours (B, K) and concepts (B,) that could be asked for: like a batch, but half
+        of the styles are random.
 
-        Never a held-out pair of concept and style.
+        Never a held-out pair of concept and style. Concepts are -1 where another colour is asked for, in which
+        no real picture shows them.
         """
         sources = self.sources
         rows = rng.choice(self.rows, size, p=self.shares)
@@ -105,7 +108,8 @@ class Pairs:
         forbidden = set(zip(self.concept[heldout].tolist(), self.styles[heldout].tolist(), strict=True))
         allowed = [pair not in forbidden for pair in zip(concept.tolist(), other.tolist(), strict=True)]
         style = np.where(allowed, other, style)
-        return self.texts(rng, rows), style, self.neighbours(rng, concept, style)
+        texts, entries = self.texts(rng, rows), self.neighbours(rng, concept, style)
+        return texts, style, entries, np.where(sources.latents.colour[rows] >= 0, -1, concept)
 
     def texts(self, rng: np.random.Generator, rows: Int) -> list[str]:
         """A random caption for each row of the latents."""
@@ -116,11 +120,13 @@ class Pairs:
         ]
 
     def neighbours(self, rng: np.random.Generator, concept: Int, style: Int) -> Int:
-        """Entries (B, K): pictures of the same concept in random order, then the nearest others."""
+        """Entries (B, K): what the memory's rule gives, sometimes with the pictures of the same concept shuffled
+        before the nearest others.
+        """
         entries, same = self.candidates(concept, style)
-        order = np.where(
-            np.arange(_CANDIDATES) < same[:, None], rng.random(entries.shape), np.arange(_CANDIDATES) + 1
-        )
+        place = np.broadcast_to(np.arange(_CANDIDATES), entries.shape)
+        shuffled = (rng.random(len(entries)) < _SHUFFLED)[:, None] & (place < same[:, None])
+        order = np.where(shuffled, rng.random(entries.shape) - 1, place)
         return np.take_along_axis(entries, order.argsort(axis=1), 1)[:, : self.neighbour_count]
 
     def condition(self, texts: Sequence[str], styles: Int, entries: Int) -> Condition:

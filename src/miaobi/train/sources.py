@@ -12,7 +12,7 @@ import numpy.typing as npt
 from miaobi.models.autoencoder import Autoencoder
 from miaobi.runtimes.onnx import OnnxModel
 from miaobi.text.encoder import TextEncoder, TextFeatures
-from miaobi.text.memory import Memory, best_scale, pack
+from miaobi.text.memory import Memory, best_scale, pack, rank_styles
 from miaobi.train import autoencoder as autoencoder_part
 from miaobi.train import devices, workers
 from miaobi.train.data import Dataset, Record, load_dataset
@@ -66,11 +66,12 @@ def build_memory(
     values = latents.values[rows].astype(np.float32)
     scale = best_scale(values)
     channels, height, width = values.shape[1:]
+    concept, style = np.array([number[dataset.records[i].concept] for i in rows]), dataset.style_ids()[rows]
     memory = Memory(
         keys=keys,
         key_concept=key_concept,
-        entry_concept=np.array([number[dataset.records[i].concept] for i in rows]),
-        entry_style=dataset.style_ids()[rows],
+        entry_concept=concept,
+        entry_style=style,
         entry_tone=np.zeros(len(rows), np.int64),
         latents=pack(values, scale),
         scale=scale,
@@ -80,6 +81,7 @@ def build_memory(
             for slug in slugs
         ],
         ids=[dataset.records[i].id for i in rows],
+        style_rank=rank_styles(values, concept, style, len(dataset.styles)),
     )
     return memory, rows
 
