@@ -81,7 +81,7 @@ def main(recipe: Path, folder: Path | None, threads: int, runs: int) -> None:
     else:
         table = tomllib.loads(recipe.read_text("utf-8"))
         table["model"] = {"styles": 8, "latent_shape": [4, 8, 8]} | table["model"]
-        table["autoregressive"] |= {"levels": [8] * 4, "mean": [0.0] * 4, "std": 1.0}
+        table["autoregressive"] |= {"levels": [8] * 4, "mean": [0.0] * 4, "std": 1.0, "captioning": 0.0}
         model = generator.build(table).eval()
         torch.nn.init.normal_(model.head.weight, std=0.05)
     backbone, figures = model.backbone, {}

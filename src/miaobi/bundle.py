@@ -72,6 +72,8 @@ class Bundle:
     """Of the choice of image tokens, as are `top_k` and `top_p`."""
     top_k: int = 0
     top_p: float = 1.0
+    caption_cache: tuple[int, ...] = ()
+    """Layers, heads and values of a head in the cache of its captioner; empty: it does not caption."""
     dtype: str = "float32"
     card: Mapping[str, Any] = field(default_factory=dict)
     """The model card: measured quality and speed, and the command behind each figure."""
@@ -94,14 +96,22 @@ class Bundle:
             if Path(name).name != name:
                 raise BundleError(f"{self._what}: file {name!r} is not a plain name inside the bundle.")
         missing = [name for name in (*FILES, f"{self.sampled}.onnx") if name not in self.files]
+        if self.caption_cache and "captioner.onnx" not in self.files:
+            missing.append("captioner.onnx")
         if missing:
             raise BundleError(f"{self._what} lists no {', '.join(missing)}; export the bundle again.")
+        if len(self.caption_cache) not in (0, 3):
+            raise BundleError(f"{self._what}: the captioner's cache {self.caption_cache} is wrong.")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one picture."""
+        return self.latent_shape[1] * self.latent_shape[2] // self.patch**2
 
     @property
     def most_steps(self) -> int:
         """Sampling steps that make sense: a GAN and a VAE draw in one, a picture of N tokens in N."""
-        tokens = self.latent_shape[1] * self.latent_shape[2] // self.patch**2
-        return {"diffusion": MAX_STEPS, "autoregressive": tokens}.get(self.family, 1)
+        return {"diffusion": MAX_STEPS, "autoregressive": self.tokens}.get(self.family, 1)
 
     @property
     def sampled(self) -> str:
@@ -169,6 +179,7 @@ class Bundle:
                 temperature=float(knobs.get("temperature", 1.0)),
                 top_k=int(knobs.get("top_k", 0)),
                 top_p=float(knobs.get("top_p", 1.0)),
+                caption_cache=tuple(map(int, manifest.get("caption_cache", ()))),
                 dtype=str(manifest.get("dtype", "float32")),
                 card=dict(manifest.get("card", {})),
                 licences=tuple(manifest.get("licences", ())),

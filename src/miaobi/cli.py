@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from miaobi import __version__
+from miaobi.cli_caption import caption
 from miaobi.cli_making import COMMANDS
 from miaobi.errors import InputError, MachineError, MiaobiError
 from miaobi.files import check_writable
@@ -315,7 +316,7 @@ def info(model: str | None, as_json: bool) -> None:
         click.echo(f"{'licence':<13}  {text}")
 
 
-for command in COMMANDS:
+for command in (caption, *COMMANDS):
     cli.add_command(command)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from miaobi import sampling
 from miaobi.bundle import Bundle
+from miaobi.captioning import write_words
 from miaobi.errors import InputError
 from miaobi.images import Float
 from miaobi.runtimes.graph import Graph, Running, open_graph, traits_of
@@ -237,6 +238,39 @@ class Drawer:
         if pictures.shape[1:] != (4, size, size):
             raise InputError(f"pictures are {pictures.shape[1:]}; this bundle encodes {(4, size, size)}.")
         return np.asarray(self._picture_encoder(image=pictures)["latents"])
+
+    def caption(self, picture: Float, language: str = "en") -> str:
+        """What a picture shows, in words, the likeliest at each step.
+
+        Args:
+            picture: (4, size_px, size_px) in [-1, 1], premultiplied.
+            language: "en" or "zh".
+
+        Raises:
+            InputError: the language is unknown, the picture has another size, or the bundle does not caption.
+        """
+        bundle, tokenizer, graph = self.bundle, self._encoder.tokenizer, self._captioner
+        layers, heads, size = bundle.caption_cache
+        latents = self.encode(picture[None])
+        keys = values = np.zeros((1, layers, heads, 0, size), np.float32)
+
+        def say(ids: npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+            nonlocal keys, values
+            told = graph(latents=latents, ids=ids, index=index, context_keys=keys, context_values=values)
+            keys, values = told["keys"], told["values"]
+            return np.asarray(told["logits"])
+
+        (words,) = write_words(say, 1, bundle.tokens, tokenizer.size, language)
+        return tokenizer.decode(words)
+
+    @cached_property
+    def _captioner(self) -> Graph:
+        if not self.bundle.caption_cache:
+            raise InputError(
+                f"bundle {self.bundle.name} does not caption; give one of the autoregressive family that was "
+                "trained with captioning above 0 (recipes/emoji/autoregressive.toml)."
+            )
+        return self._graph("captioner")
 
     @cached_property
     def _picture_encoder(self) -> Graph:

@@ -25,6 +25,7 @@ from miaobi.bundle import Bundle, write_bundle
 from miaobi.models.autoencoder import Autoencoder
 from miaobi.models.autoregressive import Autoregressive
 from miaobi.models.backbone import BackboneConfig, Condition
+from miaobi.models.captioning import Captioner
 from miaobi.models.diffusion import Diffusion
 from miaobi.models.gan import Gan
 from miaobi.models.vae import Vae
@@ -79,6 +80,23 @@ def writer_graphs(
         "writer.onnx": to_onnx(Method(model.write, model), step, ("logits", "keys", "values"), axes, storage),
         "decoder.onnx": to_onnx(decoder, codes, ("image",), {"codes": {0: "batch"}}, storage),
     }
+
+
+def captioner_graph(model: Captioner, storage: Storage = "int8") -> dict[str, bytes]:
+    """`captioner.onnx`: one step of captioning, see `Captioner.say`."""
+    depth, heads, size = model.cache_shape
+    cache = torch.randn(2, depth, heads, 4, size)
+    step = {
+        "latents": torch.randn(2, *model.backbone.latent_shape),
+        "ids": torch.zeros(2, 3, dtype=torch.int64),
+        "index": torch.arange(3),
+        "context_keys": cache,
+        "context_values": cache,
+    }
+    axes = {name: {0: "batch", 3: "context"} for name in ("context_keys", "context_values")}
+    axes |= {"latents": {0: "batch"}, "ids": {0: "batch", 1: "asked"}, "index": {0: "asked"}}
+    outputs = ("logits", "keys", "values")
+    return {"captioner.onnx": to_onnx(Method(model.say, model), step, outputs, axes, storage)}
 
 
 def _condition(backbone: BackboneConfig) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
@@ -316,6 +334,8 @@ def graphs(model: Generator, autoencoder: Autoencoder, storage: Storage) -> dict
     size = model.backbone.latent_shape[1]
     if isinstance(model, Autoregressive):
         made = writer_graphs(model, autoencoder, storage)
+        if isinstance(model, Captioner):
+            made |= captioner_graph(model, storage)
     else:
         made = generator_graphs(model, storage) | decoder_graph(autoencoder, storage, size)
     return made | encoder_graph(autoencoder, storage, size * autoencoder.config.reduction)
@@ -324,7 +344,9 @@ def graphs(model: Generator, autoencoder: Autoencoder, storage: Storage) -> dict
 def told_of(model: Generator, autoencoder: Autoencoder) -> dict[str, Any]:
     """What a manifest tells of trained models."""
     shape = list(model.backbone.latent_shape)
+    captions = {"caption_cache": list(model.cache_shape)} if isinstance(model, Captioner) else {}
     return {
+        **captions,
         "size_px": shape[1] * autoencoder.config.reduction,
         "latent": {"shape": shape, "patch": model.backbone.patch},
         "text": {"max_tokens": MAX_TOKENS, "dim": model.backbone.text_width},

@@ -36,12 +36,18 @@ class AutoregressiveConfig:
     """Heads of keys and values, shared by groups of query heads."""
     masked: float = 0.3
     """Share of a batch that learns to fill in masked tokens, for parallel decoding."""
+    captioning: float = 0.0
+    """Share of a batch that learns to caption pictures instead; 0: the model does not caption."""
+    words: int = 0
+    """Word tokens of the text encoder's tokenizer, for captions; training fills it in."""
 
     def __post_init__(self) -> None:
         if self.kv_heads < 1 or not 0 <= self.masked <= 1:
             raise ValueError(
                 f"kv_heads = {self.kv_heads} must be at least 1 and masked = {self.masked} lie in [0, 1]"
             )
+        if not 0 <= self.captioning < 1:
+            raise ValueError(f"captioning = {self.captioning} must be 0 (no captions) or more, and below 1")
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:

@@ -39,13 +39,13 @@ class Running:
     """Pictures drawn together at most."""
 
 
-HERE = ("text", "encoder")
+HERE = ("text", "encoder", "captioner")
 """Graphs that always run on ONNX Runtime: bundles hold no PyTorch weights of them, and a text of every length
-would be another graph to compile for OpenVINO."""
+or caption would be another graph to compile for OpenVINO."""
 
 
 def open_graph(bundle: Bundle, name: str, running: Running) -> Graph:
-    """The graph `name` ("text", "context", "denoiser" or "writer", "decoder", "encoder") of a bundle.
+    """A graph of a bundle: "text", "context", "denoiser" or "writer", "decoder", "encoder", "captioner".
 
     Raises:
         BundleError: the file is missing, damaged or no graph that the runtime can run.

@@ -27,6 +27,8 @@ _DROPPED = "\u200d\ufe0e\ufe0f" + "".join(
 )  # joiners, variation selectors, skin tones
 _SEGMENT = re.compile(r"[㐀-鿿豈-﫿]+|\d|[^\W\d_㐀-鿿豈-﫿]+(?:'[^\W\d_㐀-鿿]+)*|[^\s]")
 
+_AFTER_HYPHEN = re.compile("- ")
+
 
 @cache
 def _characters() -> dict[int, str | None]:
@@ -110,6 +112,20 @@ class Tokenizer:
             np.arange(length) < lengths[:, None],
             [max(0, len(tokens) - MAX_TOKENS) for tokens in encoded],
         )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens left out: what `encode` was given, but for what `normalise`
+        changes. Spaces stand before words of scripts that have them, and not after a hyphen.
+        """
+        pieces = {number: piece for piece, number in self.pieces.items()}
+        values = {number: value for value, number in enumerate(self._bytes)}
+        raw = b"".join(
+            bytes([values[one]]) if one in values else pieces[one].encode()
+            for one in ids
+            if one not in (self.pad, 1, self.start)
+        )
+        text = raw.decode("utf-8", "replace").replace(WORD, " ")
+        return _AFTER_HYPHEN.sub("-", text).strip()
 
     def _segment(self, segment: str) -> list[int]:
         """The best cut of one segment: best[i] = max over j of best[j] + score(segment[j:i])."""

@@ -1,6 +1,6 @@
 """What people may call a picture: names, keywords, colours and skin tones, in English and in Chinese."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -39,11 +39,33 @@ def caption(
     allowed = [tag for tag in tags if tag != heldout_tags.get(record.concept, {}).get(language)]
     name = allowed[rng.integers(len(allowed))] if allowed and rng.random() < 0.25 else label
     if colour is not None:
-        words = COLOURS[colour].zh if chinese else COLOURS[colour].en
-        word = words[rng.integers(len(words))]
-        name = (word + ("的" if word.endswith("色") else "") + name) if chinese else f"{word} {name}"
+        words = _colour_words(colour, chinese)
+        name = _coloured(name, words[rng.integers(len(words))], chinese)
     frames = _FRAMES_ZH if chinese else _FRAMES_EN
-    text = frames[rng.integers(len(frames))].format(name)
-    if record.tone and not record.tones:
-        text += f"，{TONES_ZH[record.tone]}" if chinese else f", {TONES_EN[record.tone]}"
-    return text
+    return frames[rng.integers(len(frames))].format(name) + _tone(record, chinese)
+
+
+def description(record: Record, colour: str | None, chinese: bool) -> str:
+    """What a captioner is to say of a picture: its colour (one of COLOURS) if it was given one, its name in
+    that language, and its skin tone.
+    """
+    name = record.label_zh if chinese else record.label_en
+    if colour is not None:
+        name = _coloured(name, _colour_words(colour, chinese)[0], chinese)
+    return name + _tone(record, chinese)
+
+
+def _colour_words(colour: str, chinese: bool) -> Sequence[str]:
+    return COLOURS[colour].zh if chinese else COLOURS[colour].en
+
+
+def _coloured(name: str, word: str, chinese: bool) -> str:
+    if chinese:
+        return word + ("的" if word.endswith("色") else "") + name
+    return f"{word} {name}"
+
+
+def _tone(record: Record, chinese: bool) -> str:
+    if not record.tone or record.tones:
+        return ""
+    return f"，{TONES_ZH[record.tone]}" if chinese else f", {TONES_EN[record.tone]}"

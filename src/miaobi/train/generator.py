@@ -14,12 +14,13 @@ from miaobi import images
 from miaobi.errors import InputError, TrainingError
 from miaobi.models.autoregressive import Autoregressive, AutoregressiveConfig
 from miaobi.models.backbone import BackboneConfig, Condition
+from miaobi.models.captioning import Captioner, autoregressive
 from miaobi.models.diffusion import Diffusion, DiffusionConfig
 from miaobi.models.gan import Gan, GanConfig
 from miaobi.models.vae import Vae, VaeConfig
 from miaobi.train import devices, loop
 from miaobi.train.drive import drive
-from miaobi.train.pairs import Batch, Pairs, decode, noises, replace_rows, to_device
+from miaobi.train.pairs import Batch, Captioned, Pairs, decode, noises, replace_rows, to_device
 from miaobi.train.sources import Sources
 
 COLLAPSED = 0.01
@@ -29,7 +30,7 @@ FAMILIES: Mapping[str, tuple[Callable[..., Generator], type]] = {
     "diffusion": (Diffusion, DiffusionConfig),
     "gan": (Gan, GanConfig),
     "vae": (Vae, VaeConfig),
-    "autoregressive": (Autoregressive, AutoregressiveConfig),
+    "autoregressive": (autoregressive, AutoregressiveConfig),
 }
 """Model and configuration of each family. A recipe names one as `family`; its table `model` describes the
 backbone that they share, a table called like the family the rest."""
@@ -61,7 +62,14 @@ class GeneratorTask:
             draw < 0.10,
             self.model.backbone.styles,
         )
-        return self.model.loss(batch.latents.to(on), to_device(condition, on), rng)
+        losses = self.model.loss(batch.latents.to(on), to_device(condition, on), rng)
+        return losses | self._captioning(batch.captioned, on)
+
+    def _captioning(self, captioned: Captioned | None, on: torch.device) -> dict[str, Tensor]:
+        """The loss of captions, in nats a word token, where there are any to learn."""
+        if captioned is None or not isinstance(self.model, Captioner):
+            return {}
+        return {"caption": self.model.caption_loss(*captioned.to(on))}
 
     @torch.no_grad()
     def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
@@ -74,6 +82,9 @@ class GeneratorTask:
         real = torch.from_numpy(self.pairs.sources.latents.values[chosen].astype(np.float32)).to(on)
         with devices.autocast(devices.precision("auto", on), on):
             losses = self.model.measure(real, condition, torch.Generator().manual_seed(0))
+            if isinstance(self.model, Captioner):
+                captioned = self.pairs.captioned(np.random.default_rng(0), chosen)
+                losses |= self._captioning(captioned, on)
             few = replace_rows(condition, slice(0, 32))
             noise = noises(range(len(few.style)), self.model.backbone.latent_shape).to(on)
             drawn = self.model.sample(few, noise, **self.preview).float()
@@ -171,16 +182,23 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
     if recipe.get("family") == "autoregressive":
         autoencoder = sources.autoencoder
         mean, std = autoencoder.mean.flatten().tolist(), float(autoencoder.std)
-        codes = {"levels": list(autoencoder.config.levels), "mean": mean, "std": std}
-        recipe["autoregressive"] = recipe.get("autoregressive", {}) | codes
+        known = {"levels": list(autoencoder.config.levels), "mean": mean, "std": std}
+        table = recipe.get("autoregressive", {})
+        if table.get("captioning"):
+            known["words"] = sources.encoder.tokenizer.size
+        recipe["autoregressive"] = table | known
     model = build(recipe).to(devices.device())
     if "start_from" in recipe and not resume:
-        model.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
+        weights = loop.load_model(Path(recipe["start_from"]))[0]
+        if isinstance(model, Captioner):  # weights that draw may learn to caption
+            weights = model.own_weights() | weights
+        model.load_state_dict(weights)
     pairs = Pairs(
         sources,
         model.backbone.neighbours,
         recipe.get("tone_weight", 0.2),
         recipe.get("colour_weight", 0.4),
+        model.config.captioning if isinstance(model, Captioner) else 0.0,
     )
     if isinstance(model, Vae) and model.config.perceptual_weight:
         from miaobi.train.perceptual import Perceptual

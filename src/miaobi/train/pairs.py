@@ -9,10 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from miaobi import images, sampling
+from miaobi.captioning import END, LANGUAGES
 from miaobi.models.autoencoder import Autoencoder
 from miaobi.models.backbone import Condition
 from miaobi.text.memory import choose_entries, entry_table, rank_concepts
-from miaobi.train.captions import caption
+from miaobi.train.captions import caption, description
 from miaobi.train.colours import COLOURS
 from miaobi.train.sources import Captions, Int, Sources
 
@@ -21,11 +22,29 @@ _SHUFFLED = 0.3  # share of the samples whose neighbours are not in the order of
 
 
 @dataclass(frozen=True)
+class Captioned:
+    """Pictures and what is to be said of them."""
+
+    latents: Tensor
+    """(B, C, h, w)."""
+    ids: Tensor
+    """Word tokens, int64 (B, L), each caption followed by at least one `END`."""
+    language: Tensor
+    """Places in LANGUAGES, int64 (B,)."""
+
+    def to(self, on: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """The tensors on another device, in order."""
+        return self.latents.to(on), self.ids.to(on), self.language.to(on)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Latents (B, C, h, w) and what they are to be drawn from."""
 
     latents: Tensor
     condition: Condition
+    captioned: Captioned | None = None
+    """Further pictures, to be captioned."""
 
 
 class Pairs:
@@ -36,12 +55,18 @@ class Pairs:
         neighbours: how many of them a picture has.
         tone_weight: how much a skin-tone variant counts.
         colour_weight: how much a recoloured picture counts.
+        captioning: share of a batch, below 1, that is to be captioned instead of drawn.
     """
 
     def __init__(
-        self, sources: Sources, neighbours: int, tone_weight: float = 0.2, colour_weight: float = 0.4
+        self,
+        sources: Sources,
+        neighbours: int,
+        tone_weight: float = 0.2,
+        colour_weight: float = 0.4,
+        captioning: float = 0.0,
     ) -> None:
-        self.sources, self.neighbour_count = sources, neighbours
+        self.sources, self.neighbour_count, self.captioning = sources, neighbours, captioning
         self.captions = Captions(sources.encoder)
         records, latents, memory = sources.dataset.records, sources.latents, sources.memory
         self.styles = sources.dataset.style_ids()
@@ -88,10 +113,29 @@ class Pairs:
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         rows = rng.choice(self.rows, size, p=self.shares)
-        values = torch.from_numpy(self.sources.latents.values[rows].astype(np.float32))
+        drawn = max(1, size - round(self.captioning * size))
+        captioned = self.captioned(rng, rows[drawn:]) if drawn < size else None
+        rows = rows[:drawn]
         pictures = self.sources.latents.source[rows]
         entries = self.neighbours(rng, self.concept[pictures], self.styles[pictures])
-        return Batch(values, self.condition(self.texts(rng, rows), self.styles[pictures], entries))
+        condition = self.condition(self.texts(rng, rows), self.styles[pictures], entries)
+        return Batch(self._latents(rows), condition, captioned)
+
+    def captioned(self, rng: np.random.Generator, rows: Int) -> Captioned:
+        """Rows of the latents with their descriptions, each in a random one of the languages it has."""
+        latents, records = self.sources.latents, self.sources.dataset.records
+        texts, languages = [], []
+        for picture, colour in zip(latents.source[rows], latents.colour[rows], strict=True):
+            record = records[picture]
+            chinese = bool(record.label_zh) and (not record.label_en or rng.random() < 0.5)
+            texts.append(description(record, self.names[colour] if colour >= 0 else None, chinese))
+            languages.append(LANGUAGES.index("zh" if chinese else "en"))
+        ids, _, _ = self.sources.encoder.tokenizer.batch(texts)
+        words = np.pad(ids[:, 1:], ((0, 0), (0, 1)), constant_values=END)  # the start is no word
+        return Captioned(self._latents(rows), torch.from_numpy(words), torch.tensor(languages))
+
+    def _latents(self, rows: Int) -> Tensor:
+        return torch.from_numpy(self.sources.latents.values[rows].astype(np.float32))
 
     def requests(self, rng: np.random.Generator, size: int) -> tuple[list[str], Int, Int, Int]:
         """Texts, styles (B,), neighbours (B, K) and concepts (B,) that could be asked for: like a batch, but half
