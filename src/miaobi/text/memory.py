@@ -248,16 +248,16 @@ def entry_table(entry_concept: Int, n_concepts: int) -> npt.NDArray[np.int64]:
     return table
 
 
-def rank_styles(
-    latents: Float, entry_concept: Int, entry_style: Int, styles: int
-) -> npt.NDArray[np.uint16]:
+def rank_styles(latents: Float, entry_concept: Int, entry_style: Int, styles: int) -> npt.NDArray[np.uint16]:
     """`Memory.style_rank` (styles, styles) of pictures with latents (N, C, H, W): styles are the more alike, the
     less the latents of one concept differ between them, in the mean over the concepts that both have.
     """
     order = np.lexsort((entry_style, entry_concept))
     flat, style = latents.reshape(len(latents), -1)[order], np.asarray(entry_style)[order]
     total, count = np.zeros((styles, styles)), np.zeros((styles, styles))
-    for rows in np.split(np.arange(len(order)), np.flatnonzero(np.diff(np.asarray(entry_concept)[order])) + 1):
+    for rows in np.split(
+        np.arange(len(order)), np.flatnonzero(np.diff(np.asarray(entry_concept)[order])) + 1
+    ):
         own = flat[rows]
         apart = np.square(own[:, None] - own[None]).mean(axis=2)
         where = np.ix_(style[rows], style[rows])

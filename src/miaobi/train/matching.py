@@ -56,7 +56,9 @@ class Matching:
         """
         rgba = (self.autoencoder.decode(latents[: self.count]).float() + 1) / 2
         rgb = rgba[:, :3] + 1 - rgba[:, 3:]
-        moved = augment(rgb.clamp(0, 1), np.random.default_rng(int(torch.randint(1 << 30, (), generator=rng))))
+        moved = augment(
+            rgb.clamp(0, 1), np.random.default_rng(int(torch.randint(1 << 30, (), generator=rng)))
+        )
         number = torch.from_numpy(self.number).to(latents.device)
         asked = concept[: self.count]
         wanted = torch.where(asked >= 0, number[asked], -1)
