@@ -74,7 +74,7 @@ def _unpacked(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _turned_back(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> npt.NDArray[np.float32]:
-    """(stored - zero) · scale of a constant `DequantizeLinear`; one scale, or one for each place of an axis."""
+    """(stored - zero) · scale of a constant `DequantizeLinear`, with one scale or one a place of an axis."""
     stored, scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input)
     axis = next((one.i for one in node.attribute if one.name == "axis"), 1)
     shape = [-1 if scale.ndim and place == axis % stored.ndim else 1 for place in range(stored.ndim)]

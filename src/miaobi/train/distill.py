@@ -118,8 +118,8 @@ Batch = tuple[Tensor, Condition, Tensor]
 
 
 class DistillTask:
-    """The student walks; the loss is how far each of its points is from the teacher's, and what `matching` makes of
-    its pictures.
+    """The student walks; the loss is how far each of its points is from the teacher's, and what `matching`
+    makes of its pictures.
     """
 
     def __init__(
@@ -175,8 +175,9 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
 
     Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder;
     `paths`, how many pictures the teacher draws; `steps` of the student; `substeps` of the teacher in each;
-    `guidance`; the tables `student`, see `student_of`, and `matching`, see `Matching`; `start_from`, a folder of a
-    student's weights to go on from; `judge`, a trained classifier's folder, for R-precision and FID in the reports.
+    `guidance`; the tables `student`, see `student_of`, and `matching`, see `Matching`; `start_from`, a folder
+    of a student's weights to go on from; `judge`, a trained classifier's folder, for R-precision and FID in
+    the reports.
     """
     teacher = _diffusion(Path(recipe["teacher"]))
     _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))

@@ -96,8 +96,8 @@ class GeneratorTask:
 def judged(
     judge: Path, pairs: Pairs, count: int, draw: Callable[[Condition, Tensor], Tensor]
 ) -> dict[str, float]:
-    """R-precision of `count` pictures that `draw` makes of held-out conditions and noise, and their FID to the real
-    ones; `judge` is a trained classifier's folder.
+    """R-precision of `count` pictures that `draw` makes of held-out conditions and noise, and their FID to
+    the real ones; `judge` is a trained classifier's folder.
     """
     from miaobi.evaluate import quality
     from miaobi.evaluate.classifier import classify, labels, load_judge

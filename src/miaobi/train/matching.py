@@ -2,7 +2,8 @@
 
 Copying a teacher's path leaves pictures as vague as the teacher's. A classifier of the real pictures, looking
 at what the student draws, pulls it to what tells one thing from another: image–text matching, as GANs have
-used it since Xu et al. 2018, "AttnGAN" (arXiv:1711.10485). The classifier must not be the judge of R-precision.
+used it since Xu et al. 2018, "AttnGAN" (arXiv:1711.10485). The classifier must not be the judge of
+R-precision.
 """
 
 from collections.abc import Mapping, Sequence
