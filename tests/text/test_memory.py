@@ -174,7 +174,15 @@ def test_files_round_trip(tmp_path: Path) -> None:
     again = Memory.load(tmp_path / "memory.safetensors", tmp_path / "memory.json", SHAPE)
     assert again.keys.dtype == np.float32
     np.testing.assert_allclose((again.keys * held.keys).sum(axis=1), 1, atol=1e-3)
-    for name in ("key_concept", "entry_concept", "entry_style", "entry_tone", "latents", "scale", "style_rank"):
+    for name in (
+        "key_concept",
+        "entry_concept",
+        "entry_style",
+        "entry_tone",
+        "latents",
+        "scale",
+        "style_rank",
+    ):
         assert getattr(again, name).dtype == getattr(held, name).dtype
         np.testing.assert_array_equal(getattr(again, name), getattr(held, name))
     assert list(again.concepts) == held.concepts

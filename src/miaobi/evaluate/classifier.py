@@ -231,7 +231,7 @@ def _start_from_class_means(task: JudgeTask) -> None:
 
 def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     """Train as `recipe` says; besides `model` and `schedule`: `smoothing` of the labels, `tone_weight` of
-    skin-tone variants, the share `coloured` of recoloured pictures, `styles`, whether it is to tell styles too.
+    skin-tone variants, the share `coloured` of recoloured pictures, `styles`, whether it tells styles too.
 
     Writes `concepts.json`, the class names in order, beside the weights.
     """

@@ -64,7 +64,7 @@ class Memory:
         shape: (C, H, W) of one picture's latents.
         concepts: {"slug", "label_en", "label_zh"} for each concept.
         ids: "style/name" of each picture.
-        style_rank: (S, S) integer, in row s how far style s has each style from itself: 0 is s, 1 the most alike.
+        style_rank: (S, S) integer, in row s the rank of each style by likeness to s: 0 is s itself.
     """
 
     keys: npt.NDArray[np.floating[Any]]
@@ -248,16 +248,16 @@ def entry_table(entry_concept: Int, n_concepts: int) -> npt.NDArray[np.int64]:
     return table
 
 
-def rank_styles(
-    latents: Float, entry_concept: Int, entry_style: Int, styles: int
-) -> npt.NDArray[np.uint16]:
-    """`Memory.style_rank` (styles, styles) of pictures with latents (N, C, H, W): styles are the more alike, the
-    less the latents of one concept differ between them, in the mean over the concepts that both have.
+def rank_styles(latents: Float, entry_concept: Int, entry_style: Int, styles: int) -> npt.NDArray[np.uint16]:
+    """`Memory.style_rank` (styles, styles) of pictures with latents (N, C, H, W): styles are the more alike,
+    the less the latents of one concept differ between them, in the mean over the concepts that both have.
     """
     order = np.lexsort((entry_style, entry_concept))
     flat, style = latents.reshape(len(latents), -1)[order], np.asarray(entry_style)[order]
     total, count = np.zeros((styles, styles)), np.zeros((styles, styles))
-    for rows in np.split(np.arange(len(order)), np.flatnonzero(np.diff(np.asarray(entry_concept)[order])) + 1):
+    for rows in np.split(
+        np.arange(len(order)), np.flatnonzero(np.diff(np.asarray(entry_concept)[order])) + 1
+    ):
         own = flat[rows]
         apart = np.square(own[:, None] - own[None]).mean(axis=2)
         where = np.ix_(style[rows], style[rows])
@@ -282,8 +282,8 @@ def choose_entries(
     """The neighbour rule: `k` pictures of the ranked concepts (B, top), see the head of this module; (B, k)
     int64.
 
-    `table` comes from `entry_table`, `style_rank` is `Memory`'s; `style` and `tone` are (B,), `exclude` is (B, E) positions never to
-    return. Where the concepts hold fewer than `k` pictures the best one is repeated.
+    `table` comes from `entry_table`, `style_rank` is `Memory`'s; `style` and `tone` are (B,), `exclude` is
+    (B, E) positions never to return. Where the concepts hold fewer than `k` pictures the best is repeated.
 
     Raises:
         ValueError: a query is left without any picture.

@@ -35,6 +35,8 @@ from miaobi.train.sources import Sources
 
 STUDENT = ("depth", "width", "heads")
 """What a student may have less of than its teacher."""
+JUDGED = 256
+"""Held-out pictures that a judge looks at for a report."""
 _PART = 256  # paths in one file
 
 
@@ -116,12 +118,19 @@ Batch = tuple[Tensor, Condition, Tensor]
 
 
 class DistillTask:
-    """The student walks; the loss is how far each of its points is from the teacher's, and what `matching` makes of
-    its pictures.
+    """The student walks; the loss is how far each of its points is from the teacher's, and what `matching`
+    makes of its pictures.
     """
 
-    def __init__(self, model: Diffusion, pairs: Pairs, paths: Paths, matching: Matching | None = None) -> None:
-        self.model, self.pairs, self.paths, self.matching = model, pairs, paths, matching
+    def __init__(
+        self,
+        model: Diffusion,
+        pairs: Pairs,
+        paths: Paths,
+        matching: Matching | None = None,
+        judge: Path | None = None,
+    ) -> None:
+        self.model, self.pairs, self.paths, self.matching, self.judge = model, pairs, paths, matching, judge
         self.times = sampling.timesteps(paths.points.shape[1] - 1)
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
@@ -149,9 +158,16 @@ class DistillTask:
         chosen, condition = self.pairs.heldout(32)
         on = next(self.model.parameters()).device
         noise = noises(range(len(chosen)), self.model.backbone.latent_shape).to(on)
-        drawn = self.model.walk(to_device(condition, on), noise, self.times)
+        drawn = self.draw(to_device(condition, on), noise)
         real = torch.from_numpy(self.pairs.sources.latents.values[chosen].astype(np.float32)).to(on)
-        return {"latent_error": float((drawn - real).square().mean())}, self.pairs.sheet(real, drawn)
+        figures = {"latent_error": float((drawn - real).square().mean())}
+        if self.judge:
+            figures |= generator.judged(self.judge, self.pairs, JUDGED, self.draw)
+        return figures, self.pairs.sheet(real, drawn)
+
+    def draw(self, condition: Condition, noise: Tensor) -> Tensor:
+        """Latents (B, C, h, w) in the student's strides."""
+        return self.model.walk(condition, noise, self.times)
 
 
 def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
@@ -159,8 +175,9 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
 
     Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder;
     `paths`, how many pictures the teacher draws; `steps` of the student; `substeps` of the teacher in each;
-    `guidance`; the tables `student`, see `student_of`, and `matching`, see `Matching`; `start_from`, a folder of a
-    student's weights to go on from.
+    `guidance`; the tables `student`, see `student_of`, and `matching`, see `Matching`; `start_from`, a folder
+    of a student's weights to go on from; `judge`, a trained classifier's folder, for R-precision and FID in
+    the reports.
     """
     teacher = _diffusion(Path(recipe["teacher"]))
     _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))
@@ -186,7 +203,8 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     if "matching" in recipe:
         slugs = [concept["slug"] for concept in pairs.sources.memory.concepts]
         matching = Matching(recipe["matching"], pairs.sources.autoencoder, slugs)
-    drive(DistillTask(student, pairs, paths, matching), kept, out, resume)
+    judge = Path(recipe["judge"]) if "judge" in recipe else None
+    drive(DistillTask(student, pairs, paths, matching, judge), kept, out, resume)
 
 
 def student_of(teacher: Diffusion, table: Mapping[str, Any]) -> tuple[Diffusion, str]:

@@ -96,25 +96,33 @@ class GeneratorTask:
                 "what real ones do. Resume from a checkpoint before with a lower lr or a higher penalty."
             )
         if self.judge:
-            figures |= self._judged(self.judge)
+            figures |= judged(self.judge, self.pairs, self.judged, self.draw)
         return figures, self.pairs.sheet(real, drawn)
 
-    def _judged(self, judge: Path) -> dict[str, float]:
-        """R-precision of pictures of held-out names, and their FID to the real ones."""
-        from miaobi.evaluate import quality
-        from miaobi.evaluate.classifier import classify, labels, load_judge
-        from miaobi.evaluate.features import FeatureExtractor
+    def draw(self, condition: Condition, noise: Tensor) -> Tensor:
+        """Latents (B, C, h, w) with the knobs of the previews."""
+        return self.model.sample(condition, noise, **self.preview)
 
-        dataset, on = self.pairs.sources.dataset, next(self.model.parameters()).device
-        chosen, condition = self.pairs.heldout(self.judged)
-        noise = noises(range(len(chosen)), self.model.backbone.latent_shape).to(on)
-        drawn = self.model.sample(to_device(condition, on), noise, **self.preview).float()
-        pixels = decode(self.pairs.sources.autoencoder, drawn)
-        known, concepts = load_judge(judge)
-        scores, target = classify(known, pixels), labels(dataset, concepts)[chosen]
-        features = FeatureExtractor()
-        fid = quality.frechet_distance(features(pixels), features(dataset.images[chosen]))
-        return {"fid": fid} | {f"top{k}": float(quality.hits(scores, target, k).mean()) for k in (1, 5)}
+
+def judged(
+    judge: Path, pairs: Pairs, count: int, draw: Callable[[Condition, Tensor], Tensor]
+) -> dict[str, float]:
+    """R-precision of `count` pictures that `draw` makes of held-out conditions and noise, and their FID to
+    the real ones; `judge` is a trained classifier's folder.
+    """
+    from miaobi.evaluate import quality
+    from miaobi.evaluate.classifier import classify, labels, load_judge
+    from miaobi.evaluate.features import FeatureExtractor
+
+    dataset, on = pairs.sources.dataset, devices.device()
+    chosen, condition = pairs.heldout(count)
+    noise = noises(range(len(chosen)), pairs.sources.memory.shape).to(on)
+    pixels = decode(pairs.sources.autoencoder, draw(to_device(condition, on), noise).float())
+    known, concepts = load_judge(judge)
+    scores, target = classify(known, pixels), labels(dataset, concepts)[chosen]
+    features = FeatureExtractor()
+    fid = quality.frechet_distance(features(pixels), features(dataset.images[chosen]))
+    return {"fid": fid} | {f"top{k}": float(quality.hits(scores, target, k).mean()) for k in (1, 5)}
 
 
 def build(recipe: Mapping[str, Any]) -> Generator:

@@ -2,7 +2,8 @@
 
 Copying a teacher's path leaves pictures as vague as the teacher's. A classifier of the real pictures, looking
 at what the student draws, pulls it to what tells one thing from another: image–text matching, as GANs have
-used it since Xu et al. 2018, "AttnGAN" (arXiv:1711.10485). The classifier must not be the judge of R-precision.
+used it since Xu et al. 2018, "AttnGAN" (arXiv:1711.10485). The classifier must not be the judge of
+R-precision.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,9 @@ class Matching:
         """
         rgba = (self.autoencoder.decode(latents[: self.count]).float() + 1) / 2
         rgb = rgba[:, :3] + 1 - rgba[:, 3:]
-        moved = augment(rgb.clamp(0, 1), np.random.default_rng(int(torch.randint(1 << 30, (), generator=rng))))
+        moved = augment(
+            rgb.clamp(0, 1), np.random.default_rng(int(torch.randint(1 << 30, (), generator=rng)))
+        )
         number = torch.from_numpy(self.number).to(latents.device)
         asked = concept[: self.count]
         wanted = torch.where(asked >= 0, number[asked], -1)

@@ -138,11 +138,11 @@ class Pairs:
         return torch.from_numpy(self.sources.latents.values[rows].astype(np.float32))
 
     def requests(self, rng: np.random.Generator, size: int) -> tuple[list[str], Int, Int, Int]:
-        """Texts, styles (B,), neighbours (B, K) and concepts (B,) that could be asked for: like a batch, but half
-        of the styles are random.
+        """Texts, styles (B,), neighbours (B, K) and concepts (B,) that could be asked for: like a batch, but
+        half of the styles are random.
 
-        Never a held-out pair of concept and style. Concepts are -1 where another colour is asked for, in which
-        no real picture shows them.
+        Never a held-out pair of concept and style. Concepts are -1 where another colour is asked for, in
+        which no real picture shows them.
         """
         sources = self.sources
         rows = rng.choice(self.rows, size, p=self.shares)
@@ -164,8 +164,8 @@ class Pairs:
         ]
 
     def neighbours(self, rng: np.random.Generator, concept: Int, style: Int) -> Int:
-        """Entries (B, K): what the memory's rule gives, sometimes with the pictures of the same concept shuffled
-        before the nearest others.
+        """Entries (B, K): what the memory's rule gives, sometimes with the pictures of the same concept
+        shuffled before the nearest others.
         """
         entries, same = self.candidates(concept, style)
         place = np.broadcast_to(np.arange(_CANDIDATES), entries.shape)
