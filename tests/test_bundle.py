@@ -139,3 +139,10 @@ def test_a_full_disk_leaves_no_bundle(bundle_copy: Path, monkeypatch: pytest.Mon
         write_bundle(bundle_copy, manifest, {name: (bundle_copy / name).read_bytes() for name in ALL})
     with pytest.raises(BundleError, match="no bundle at"):
         Bundle.load(bundle_copy)
+
+
+def test_a_captioner_comes_with_its_graph(bundle_copy: Path) -> None:
+    assert Bundle.load(bundle_copy).caption_cache == ()
+    change_manifest(bundle_copy, caption_cache=[8, 2, 64])
+    with pytest.raises(BundleError, match=r"lists no captioner\.onnx"):
+        Bundle.load(bundle_copy)

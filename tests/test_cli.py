@@ -275,6 +275,15 @@ def test_the_help_of_refine_names_every_stage(capsys: pytest.CaptureFixture[str]
     assert not [name for name in STAGES if name not in out]
 
 
+def test_a_bundle_that_cannot_caption_says_so(
+    capsys: pytest.CaptureFixture[str], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    source = picture(tmp_path / "a.png")
+    fails(capsys, 2, "bundle tiny does not caption; give one", "caption", source, "-m", tiny_bundle)
+    fails(capsys, 2, "there is no file", "caption", tmp_path / "no.png", "-m", tiny_bundle)
+    fails(capsys, 2, "Missing argument 'PICTURES...'", "caption", "-m", tiny_bundle)
+
+
 def test_remember_list_and_forget(
     capsys: pytest.CaptureFixture[str], tiny_bundle: Path, tmp_path: Path
 ) -> None:

@@ -5,11 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from miaobi import images
+from miaobi.captioning import LANGUAGES
 from miaobi.cli import main
 from miaobi.errors import InputError
+from miaobi.models.captioning import Captioner
 from miaobi.pipeline import load
+from miaobi.text.tokenizer import Tokenizer
 from miaobi.train import generator
 
 WORDS = {"sun": "太阳", "moon": "月亮", "star": "星星", "heart": "心"}
@@ -100,6 +105,41 @@ def test_every_family_from_a_recipe_to_pictures(trained: Path, tmp_path: Path, f
         drawn = pipe.generate("moon", seed=5, style="round", steps=4).pixels
         expected = generator.load_teacher(run, steps=4, guidance=1.0)(["moon"], ["round"], [5])
         assert np.abs(drawn.astype(int) - expected.astype(int)).max() <= 2
+
+
+def test_a_captioner_from_a_recipe_to_words(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that only drew learn to caption, and say the same in PyTorch, in a bundle and as a command."""
+    sources = f'data = "{trained}/data"\nautoencoder = "{trained}/codes"\ntext = "{trained}/text"\n'
+    recipe, plain, run, bundle = (tmp_path / name for name in ("recipe.toml", "plain", "run", "bundle"))
+    start = f'part = "generator"\nfamily = "autoregressive"\n{sources}'
+    recipe.write_text(start + FAMILIES["autoregressive"] + SCHEDULE)
+    assert main(["train", str(recipe), "--out", str(plain)]) == 0
+    table = FAMILIES["autoregressive"] + "captioning = 0.5\n"
+    longer = "[schedule]\nsteps = 60\nbatch_size = 8\nwarmup = 1\nlr = 0.02\n"
+    recipe.write_text(f'{start}start_from = "{plain}"\n{table}{longer}')
+    assert main(["train", str(recipe), "--out", str(run)]) == 0
+    recipe.write_text(
+        f'generator = "{run}"\n{sources}storage = "fp32"\n[bundle]\nname = "tiny"\ndefault_style = "flat"\n'
+    )
+    assert main(["export", str(recipe), "--out", str(bundle)]) == 0
+    model, pipe = generator.load(run), load(bundle)
+    assert isinstance(model, Captioner)
+    tokenizer = Tokenizer(trained / "text" / "tokenizer.json")
+    pictures = images.from_uint8(np.load(trained / "data" / "images.npy"))
+    latents = torch.from_numpy(pipe.encode(pictures))
+    said = {one: [tokenizer.decode(ids) for ids in model.caption(latents, one)] for one in LANGUAGES}
+    assert any(said["en"])
+    for language in LANGUAGES:
+        assert [pipe.caption(one, language) for one in pictures] == said[language]
+    files = [tmp_path / f"{number}.png" for number in range(2)]
+    for path, picture in zip(files, np.load(trained / "data" / "images.npy"), strict=False):
+        images.save_png(path, Image.fromarray(picture))
+    capsys.readouterr()
+    assert main(["caption", *map(str, files), "-m", str(bundle), "--language", "zh"]) == 0
+    lines = [f"{path}: {words}" for path, words in zip(files, said["zh"], strict=False)]
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 def test_the_bundle_draws(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

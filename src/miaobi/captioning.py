@@ -8,7 +8,7 @@ import numpy.typing as npt
 from miaobi.errors import InputError
 
 LANGUAGES = ("en", "zh")
-"""Languages of captions; the tokens that ask for them follow those of the vocabulary's words, in this order."""
+"""Languages of captions; the tokens that ask for them follow those of words, in this order."""
 END = 0
 """The word token that ends a caption: the tokenizer's padding."""
 MOST_WORDS = 32

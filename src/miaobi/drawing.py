@@ -254,9 +254,9 @@ class Drawer:
         latents = self.encode(picture[None])
         keys = values = np.zeros((1, layers, heads, 0, size), np.float32)
 
-        def say(ids: npt.NDArray[np.int64], index: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        def say(ids: npt.NDArray[np.int64], places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
             nonlocal keys, values
-            told = graph(latents=latents, ids=ids, index=index, context_keys=keys, context_values=values)
+            told = graph(latents=latents, ids=ids, places=places, context_keys=keys, context_values=values)
             keys, values = told["keys"], told["values"]
             return np.asarray(told["logits"])
 

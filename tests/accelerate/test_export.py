@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 from torch import nn
 
 from miaobi.accelerate import graphs
-from miaobi.accelerate.export import Storage, decoder_graph, generator_graphs, to_onnx
+from miaobi.accelerate.export import Storage, captioner_graph, decoder_graph, generator_graphs, to_onnx
 from miaobi.accelerate.graphs import calibrated_convolutions
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
+from miaobi.models.autoregressive import AutoregressiveConfig
+from miaobi.models.captioning import Captioner
 from miaobi.models.diffusion import BackboneConfig, Condition, Diffusion
 
 TINY = BackboneConfig(
@@ -86,6 +89,26 @@ def test_a_calibrated_decoder_computes_in_int8_and_can_be_turned_back(tmp_path: 
     assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in again.graph.node}
     turned_back = session(again.SerializeToString()).run(None, {"latents": latents})[0]
     assert np.square(turned_back - expected).mean() < np.square(drawn - expected).mean()
+
+
+def test_a_captioner_in_int8_against_torch() -> None:
+    """The picture read into an empty cache, then two words."""
+    torch.manual_seed(0)
+    config = AutoregressiveConfig((3, 3, 2, 2), (0.0,) * 4, kv_heads=1, captioning=0.5, words=70)
+    model = Captioner(replace(TINY, width=64, distinct=1), config).eval()
+    nn.init.normal_(model.words.weight, std=0.3)
+    latents = model.to_latents(torch.randint(36, (3, 4, 4)))
+    run = session(captioner_graph(model, "int8")["captioner.onnx"])
+    keys = values = torch.zeros(3, 2, 1, 0, 32)
+    cache = {"context_keys": keys.numpy(), "context_values": values.numpy()}
+    for places in ([0, 1, 2, 3, 4], [5], [6]):
+        ids, index = torch.randint(72, (3, len(places))), torch.tensor(places)
+        asked = {"latents": latents.numpy(), "ids": ids.numpy(), "places": index.numpy()}
+        drawn, *kept = run.run(None, {**asked, **cache})
+        with torch.no_grad():
+            expected, keys, values = model.say(latents, ids, index, keys, values)
+        cache = dict(zip(cache, kept, strict=True))
+        np.testing.assert_allclose(drawn, expected, atol=0.05 * np.abs(expected.numpy()).max())
 
 
 class Linear(nn.Module):

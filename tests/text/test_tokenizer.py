@@ -62,6 +62,26 @@ def test_best_cut(path: Path) -> None:
     assert [names[i] for i in tokenizer.encode("ß")] == ["<s>", "▁", "<0xC3>", "<0x9F>"]
 
 
+@pytest.mark.parametrize(
+    ("text", "again"),
+    [
+        ("Red  APPLE", "red apple"),
+        ("一只 cute 的 penguin", "一只 cute的 penguin"),
+        ("hand, light-skinned ß🍎", "hand, light-skinned ß🍎"),
+        ("", ""),
+    ],
+)
+def test_decoding(path: Path, text: str, again: str) -> None:
+    tokenizer = Tokenizer(path)
+    assert tokenizer.decode([*tokenizer.encode(text), tokenizer.pad]) == again
+    assert tokenizer.encode(again) == tokenizer.encode(text)
+
+
+@given(st.lists(st.integers(0, 268)))
+def test_any_ids_are_some_text(path: Path, ids: list[int]) -> None:
+    Tokenizer(path).decode(ids).encode()
+
+
 @given(st.text(alphabet="red▁ 黑猫🍎xß!1", max_size=20))
 def test_same_ids_as_the_library(path: Path, text: str) -> None:
     library = pytest.importorskip("tokenizers").Tokenizer.from_file(str(path))

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miaobi.text.prompt import skin_tone
-from miaobi.train.captions import TONES_EN, TONES_ZH, caption
+from miaobi.train.captions import TONES_EN, TONES_ZH, caption, description
 from miaobi.train.colours import COLOURS
 from miaobi.train.data import Record
 
@@ -47,3 +47,13 @@ def test_a_label_in_one_language_is_enough() -> None:
 def test_tone_names_line_up() -> None:
     for names in (TONES_EN, TONES_ZH):
         assert [skin_tone(name) for name in names[1:]] == [1, 2, 3, 4, 5]
+
+
+def test_a_description_is_the_name_with_colour_and_tone() -> None:
+    assert [description(APPLE, None, chinese) for chinese in (False, True)] == ["apple", "苹果"]
+    blue = COLOURS["blue"]
+    assert description(APPLE, "blue", False) == f"{blue.en[0]} apple"
+    assert description(APPLE, "blue", True).startswith(blue.zh[0])
+    hand = Record("noto/hand", "hand", "noto", "hand", "手", tone=1)
+    assert description(hand, None, False) == "hand, light skin tone"
+    assert description(hand, None, True) == "手，较浅肤色"

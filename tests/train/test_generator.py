@@ -7,13 +7,17 @@ import pytest
 import torch
 from torch import nn
 
+from miaobi.captioning import END
 from miaobi.errors import InputError, TrainingError
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
+from miaobi.models.autoregressive import AutoregressiveConfig
 from miaobi.models.backbone import BackboneConfig
+from miaobi.models.captioning import Captioner
 from miaobi.models.diffusion import Diffusion
 from miaobi.models.gan import Gan
 from miaobi.text.encoder import TextFeatures
 from miaobi.text.memory import Memory, best_scale, pack
+from miaobi.text.tokenizer import Tokenizer
 from miaobi.train import distill, generator, loop
 from miaobi.train.colours import COLOURS
 from miaobi.train.data import Dataset, Record
@@ -106,6 +110,43 @@ def test_a_batch_is_a_function_of_its_generator(pairs: Pairs) -> None:
     torch.testing.assert_close(one.latents, same.latents, rtol=0, atol=0)
     torch.testing.assert_close(one.condition.text, same.condition.text, rtol=0, atol=0)
     assert not torch.equal(one.latents, other.latents)
+
+
+@pytest.fixture
+def captioned_pairs(sources: Sources, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Pairs:
+    """Half of a batch is captioned."""
+    monkeypatch.setattr(words, "tokenizer", Tokenizer(tiny_bundle / "tokenizer.json"), raising=False)
+    return Pairs(sources, 2, captioning=0.5)
+
+
+def test_a_share_of_a_batch_is_captioned_in_both_languages(captioned_pairs: Pairs) -> None:
+    tokenizer = captioned_pairs.sources.encoder.tokenizer
+    batch = captioned_pairs.batch(np.random.default_rng(0), 12)
+    assert batch.captioned is not None
+    assert len(batch.latents) == len(batch.condition.style) == len(batch.captioned.latents) == 6
+    assert (batch.captioned.ids[:, -1] == END).all()
+    said = [tokenizer.decode(row) for row in batch.captioned.ids.tolist()]
+    assert set(batch.captioned.language.tolist()) == {0, 1}
+    for text, language in zip(said, batch.captioned.language.tolist(), strict=True):
+        assert ("字" in text) == (language == 1)
+        assert any(name in text for name in ("字", "cat", "dog", "sun", "car", "tree"))
+    one = captioned_pairs.batch(np.random.default_rng(0), 1)
+    assert (len(one.latents), one.captioned) == (1, None)  # something is always drawn
+
+
+def test_captions_are_learned_beside_pictures(captioned_pairs: Pairs) -> None:
+    size = captioned_pairs.sources.encoder.tokenizer.size
+    config = AutoregressiveConfig((3, 3, 2, 2), (0.0,) * 4, kv_heads=1, captioning=0.5, words=size)
+    model = Captioner(CONFIG, config)
+    task = GeneratorTask(model, captioned_pairs, {"steps": 2})
+    batch = task.batch(np.random.default_rng(0), 8)
+    latents = model.to_latents(torch.zeros(4, 4, 4, dtype=torch.int64))  # those of the pairs are no codes
+    assert batch.captioned is not None
+    batch = replace(batch, latents=latents, captioned=replace(batch.captioned, latents=latents))
+    with torch.no_grad():
+        losses = task.loss(batch, torch.Generator().manual_seed(0))
+    assert set(losses) == {"next", "fill", "caption"}
+    assert abs(float(losses["caption"]) - np.log(size)) < 0.5  # before it has learned, any word is as likely
 
 
 def test_held_out_pairs_are_neither_trained_on_nor_asked_of_the_teacher(pairs: Pairs) -> None:

@@ -85,16 +85,15 @@ def writer_graphs(
 def captioner_graph(model: Captioner, storage: Storage = "int8") -> dict[str, bytes]:
     """`captioner.onnx`: one step of captioning, see `Captioner.say`."""
     depth, heads, size = model.cache_shape
-    cache = torch.randn(2, depth, heads, 4, size)
     step = {
         "latents": torch.randn(2, *model.backbone.latent_shape),
         "ids": torch.zeros(2, 3, dtype=torch.int64),
-        "index": torch.arange(3),
-        "context_keys": cache,
-        "context_values": cache,
+        "places": torch.arange(3),
+        "context_keys": torch.randn(2, depth, heads, 4, size),
+        "context_values": torch.randn(2, depth, heads, 4, size),
     }
     axes = {name: {0: "batch", 3: "context"} for name in ("context_keys", "context_values")}
-    axes |= {"latents": {0: "batch"}, "ids": {0: "batch", 1: "asked"}, "index": {0: "asked"}}
+    axes |= {"latents": {0: "batch"}, "ids": {0: "batch", 1: "asked"}, "places": {0: "asked"}}
     outputs = ("logits", "keys", "values")
     return {"captioner.onnx": to_onnx(Method(model.say, model), step, outputs, axes, storage)}
 

@@ -51,14 +51,14 @@ class Captioner(Autoregressive):
         return logits
 
     def say(
-        self, latents: Tensor, ids: Tensor, index: Tensor, keys: Tensor, values: Tensor
+        self, latents: Tensor, ids: Tensor, places: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One step of captioning: first the start and the picture together, then one word after the other.
 
         Args:
             latents: (B, C, h, w), standardised.
             ids: (B, N) int64, word tokens; where start and picture are read, any.
-            index: (N,) int64 places in the sequence: 0 the start, 1 … tokens the picture, then words.
+            places: (N,) int64, in the sequence: 0 the start, 1 … tokens the picture, then words.
             keys, values: the cache so far (B, depth, kv_heads, M, d); M is 0 at first.
 
         Returns:
@@ -66,9 +66,9 @@ class Captioner(Autoregressive):
         """
         seen = self._seen(latents)
         last = seen.shape[1] - 1
-        x = torch.where(index[:, None] > last, self.words(ids), seen[:, index.clamp(max=last)])
+        x = torch.where(places[:, None] > last, self.words(ids), seen[:, places.clamp(max=last)])
         past = list(zip(keys.unbind(1), values.unbind(1), strict=True))
-        x, caches = self._run(x, self.positions(index - 1), x.new_zeros(1, 1, 1, 1), past)
+        x, caches = self._run(x, self.positions(places - 1), x.new_zeros(1, 1, 1, 1), past)
         both = [torch.stack([cache[part] for cache in caches], dim=1) for part in (0, 1)]
         return self._word_logits(x[:, -1]), both[0], both[1]
 
@@ -82,11 +82,11 @@ class Captioner(Autoregressive):
         asked = (self.config.words + language)[:, None]
         seen = self._seen(latents)
         x = torch.cat([seen, self.words(torch.cat([asked, ids[:, :-1]], dim=1)).to(seen.dtype)], dim=1)
-        place = torch.arange(x.shape[1], device=x.device)
+        places = torch.arange(x.shape[1], device=x.device)
         # all see start and picture; a word also sees itself and the words before it
-        visible = (place[None] < seen.shape[1]) | (place[None] <= place[:, None])
+        visible = (places[None] < seen.shape[1]) | (places[None] <= places[:, None])
         mask = (visible.float() - 1)[None, None] * 1e4
-        x, _ = self._run(x, self.positions(place - 1), mask)
+        x, _ = self._run(x, self.positions(places - 1), mask)
         return self._word_logits(x[:, seen.shape[1] :])
 
     def caption_loss(self, latents: Tensor, ids: Tensor, language: Tensor) -> Tensor:
@@ -116,10 +116,10 @@ class Captioner(Autoregressive):
         on, (depth, heads, size) = latents.device, self.cache_shape
         keys = values = latents.new_zeros(len(latents), depth, heads, 0, size)
 
-        def say(ids: np.ndarray, index: np.ndarray) -> np.ndarray:
+        def say(ids: np.ndarray, places: np.ndarray) -> np.ndarray:
             nonlocal keys, values
-            token, place = (torch.from_numpy(part).to(on) for part in (ids, index))
-            logits, keys, values = self.say(latents, token, place, keys, values)
+            asked, where = (torch.from_numpy(part).to(on) for part in (ids, places))
+            logits, keys, values = self.say(latents, asked, where, keys, values)
             return np.asarray(logits.float().cpu().numpy())
 
         return write_words(say, len(latents), self.backbone.tokens, self.config.words, language, most)
