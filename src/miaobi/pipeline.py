@@ -24,6 +24,8 @@ from miaobi.text.prompt import clean_prompt, skin_tone
 
 MAX_IMAGES = 64
 MAX_SEED = 2**63 - 1
+EDIT_STEPS = 4
+"""Steps at least where a picture is gone on from: with fewer, a strength below 1 would mean little."""
 SCALES = (1, 2, 4)
 """Sizes of a picture, in sizes of what the bundle draws."""
 
@@ -61,7 +63,8 @@ class Pipeline(Drawer):
             seed: the pictures of a prompt use seed, seed + 1, …; without it a random one, told in the
                 receipt. A prompt, seed and bundle give the same picture alone and in a batch.
             style: one of `bundle.styles`.
-            steps: sampling steps, 1 to `bundle.most_steps`; the bundle knows the best number.
+            steps: sampling steps, 1 to `bundle.most_steps`; the bundle knows the best number, which for an
+                edit is at least `EDIT_STEPS`.
             tone: skin tone, 0 (none), 1 (light) to 5 (dark); without it, what the prompt says.
             size_px: 1, 2 or 4 times `bundle.size_px`; without it that size, and 4 times that for scenes.
             expand: who plans: "builtin", "openai:MODEL@BASE_URL" or "gguf:PATH" (see `text.expand`). A prompt
@@ -78,9 +81,11 @@ class Pipeline(Drawer):
             MachineError: the runtime failed.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        seeds, steps = self._checked(len(prompts), n, seed, steps, tone, size_px)
         if edit and self.bundle.family != "diffusion":
             raise InputError(f"a {self.bundle.family} cannot edit pictures; use a bundle of diffusion.")
+        if edit and steps is None:
+            steps = max(self.bundle.steps, EDIT_STEPS)
+        seeds, steps = self._checked(len(prompts), n, seed, steps, tone, size_px)
         style_id = self.bundle.style_id(style)
         clean = [clean_prompt(one) for one in prompts]
         notes = [what for _, left_out in clean for what in left_out]

@@ -1,5 +1,6 @@
 """Inpaint, outpaint, redraw and restyle."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +129,11 @@ def test_bad_input(pipe: Pipeline, apple: np.ndarray) -> None:
         Restyle("oil")(Subject(apple, prompt="apple", pipeline=pipe))
     with pytest.raises(InputError, match="strength"):
         Edit(apple, hole(8), 1.5)
+
+
+def test_an_edit_takes_enough_steps_for_its_strength(pipe: Pipeline, apple: np.ndarray) -> None:
+    fast = Pipeline(replace(pipe.bundle, steps=2))
+    edit = Edit(fast.encode(apple[None])[0], np.ones(fast.bundle.latent_shape[1:], np.float32), 0.75)
+    assert fast.generate("apple", seed=1).receipt.steps == 2
+    assert fast.generate("apple", seed=1, edit=edit).receipt.steps == 4
+    assert fast.generate("apple", seed=1, edit=edit, steps=3).receipt.steps == 3

@@ -154,10 +154,12 @@ class JudgeTask:
 def cross_entropies(
     scores: Tensor, concept: Tensor, style: Tensor, concepts: int, smoothing: float
 ) -> dict[str, Tensor]:
-    """Losses of scores (B, classes) against concepts and styles (B,) each; -1 is not counted."""
+    """Losses of scores (B, classes) against concepts and styles (B,) each, means over B; -1 adds nothing."""
     parts = {"cross_entropy": (scores[:, :concepts], concept), "style": (scores[:, concepts:], style)}
     return {
-        name: F.cross_entropy(part, label, ignore_index=-1, label_smoothing=smoothing)
+        name: F.cross_entropy(
+            part, label, ignore_index=-1, label_smoothing=smoothing, reduction="none"
+        ).mean()
         for name, (part, label) in parts.items()
         if part.shape[1]
     }

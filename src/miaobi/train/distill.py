@@ -11,6 +11,7 @@ import copy
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,12 @@ Batch = tuple[Tensor, Condition, Tensor]
 class DistillTask:
     """The student walks; the loss is how far each of its points is from the teacher's, and what `matching`
     makes of its pictures.
+
+    Args:
+        walks: numbers of steps; a batch is shared out among them. Nothing: as many as the paths have points.
+
+    Raises:
+        InputError: a number of steps does not divide that of the paths.
     """
 
     def __init__(
@@ -127,11 +134,15 @@ class DistillTask:
         model: Diffusion,
         pairs: Pairs,
         paths: Paths,
+        walks: Sequence[int] = (),
         matching: Matching | None = None,
         judge: Path | None = None,
     ) -> None:
         self.model, self.pairs, self.paths, self.matching, self.judge = model, pairs, paths, matching, judge
-        self.times = sampling.timesteps(paths.points.shape[1] - 1)
+        strides = paths.points.shape[1] - 1
+        self.walks = tuple(walks) or (strides,)
+        if wrong := [steps for steps in self.walks if steps < 1 or strides % steps]:
+            raise InputError(f"walks {wrong} do not divide steps = {strides}; choose others or other steps")
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         rows = rng.integers(len(self.paths.texts), size=size)
@@ -145,12 +156,20 @@ class DistillTask:
         on = next(self.model.parameters()).device
         points, condition, concept = batch[0].to(on), to_device(batch[1], on), batch[2].to(on)
         prepared = self.model.prepare(condition)
-        x, losses = points[:, 0], {}
-        for index, t in enumerate(self.times[:-1]):
-            now = torch.full((len(x),), t, device=on)
-            x = x + (self.times[index + 1] - t) * self.model.velocity(x, now, *prepared).float()
-            losses[f"stride_{index + 1}"] = (x - points[:, index + 1]).square().mean()
-        return losses | (self.matching(x, concept, condition.style, rng) if self.matching else {})
+        parts = [torch.tensor_split(part, len(self.walks)) for part in (points, *prepared)]
+        errors, drawn = [], []
+        for steps, crossed, *known in zip(self.walks, *parts, strict=True):
+            crossed = crossed[:, :: (points.shape[1] - 1) // steps]
+            x = crossed[:, 0]
+            for index, (t, following) in enumerate(pairwise(sampling.timesteps(steps)), 1):
+                now = torch.full((len(x),), t, device=on)
+                x = x + (following - t) * self.model.velocity(x, now, *known).float()
+                errors.append((x - crossed[:, index]).square().sum())
+            drawn.append(x)
+        losses = {"path": torch.stack(errors).sum() / points[:, 0].numel()}
+        if self.matching:
+            losses |= self.matching(torch.cat(drawn), concept, condition.style, rng)
+        return losses
 
     @torch.no_grad()
     def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
@@ -166,8 +185,8 @@ class DistillTask:
         return figures, self.pairs.sheet(real, drawn)
 
     def draw(self, condition: Condition, noise: Tensor) -> Tensor:
-        """Latents (B, C, h, w) in the student's strides."""
-        return self.model.walk(condition, noise, self.times)
+        """Latents (B, C, h, w) in the fewest steps."""
+        return self.model.walk(condition, noise, sampling.timesteps(min(self.walks)))
 
 
 def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
@@ -175,9 +194,9 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
 
     Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder;
     `paths`, how many pictures the teacher draws; `steps` of the student; `substeps` of the teacher in each;
-    `guidance`; the tables `student`, see `student_of`, and `matching`, see `Matching`; `start_from`, a folder
-    of a student's weights to go on from; `judge`, a trained classifier's folder, for R-precision and FID in
-    the reports.
+    `walks`, fewer steps that parts of a batch are walked in, see `DistillTask`; `guidance`; the tables
+    `student`, see `student_of`, and `matching`, see `Matching`; `start_from`, a folder of a student's weights
+    to go on from; `judge`, a trained classifier's folder, for R-precision and FID in the reports.
     """
     teacher = _diffusion(Path(recipe["teacher"]))
     _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))
@@ -204,7 +223,8 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
         slugs = [concept["slug"] for concept in pairs.sources.memory.concepts]
         matching = Matching(recipe["matching"], pairs.sources.autoencoder, slugs)
     judge = Path(recipe["judge"]) if "judge" in recipe else None
-    drive(DistillTask(student, pairs, paths, matching, judge), kept, out, resume)
+    task = DistillTask(student, pairs, paths, recipe.get("walks", ()), matching, judge)
+    drive(task, kept, out, resume)
 
 
 def student_of(teacher: Diffusion, table: Mapping[str, Any]) -> tuple[Diffusion, str]:

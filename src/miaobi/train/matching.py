@@ -66,4 +66,4 @@ class Matching:
         with torch.autocast(latents.device.type, enabled=False):  # depthwise convolutions are slow in bf16
             scores = self.classifier(moved)
         losses = cross_entropies(scores, wanted, style[: self.count], self.concepts, 0.0)
-        return {name: self.weights[name] * loss for name, loss in losses.items() if loss.isfinite()}
+        return {name: self.weights[name] * loss for name, loss in losses.items()}
