@@ -1,6 +1,6 @@
 """What people may call a picture: names, keywords, colours and skin tones, in English and in Chinese."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def description(record: Record, colour: str | None, chinese: bool) -> str:
     return name + _tone(record, chinese)
 
 
-def _colour_words(colour: str, chinese: bool) -> Sequence[str]:
+def _colour_words(colour: str, chinese: bool) -> tuple[str, ...]:
     return COLOURS[colour].zh if chinese else COLOURS[colour].en
 
 
