@@ -2,16 +2,19 @@
 retrieval_test.tsv.
 
 `python recipes/emoji/text_eval.py --text runs/text --emoji data/emoji` prints a table and ends with one JSON
-line.
+line. With `--teachers` it also asks the sentence encoders that the text encoder was taught by, 20 and 50
+times as large, for the held-back keywords (needs text-requirements.txt).
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from sources import HERE
 
 from miaobi.errors import DataError, MiaobiError
@@ -19,9 +22,10 @@ from miaobi.runtimes.onnx import OnnxModel
 from miaobi.text.encoder import TextEncoder
 from miaobi.train.colours import COLOURS
 from miaobi.train.data import Record, load_dataset
-from miaobi.train.text_keys import accuracy, build_keys
+from miaobi.train.text_keys import accuracy, build_keys, concept_texts
 
 Query = tuple[str, list[int]]
+HELD_BACK = "held-back keywords"
 
 
 def read_tests(path: Path, slugs: Sequence[str]) -> list[Query]:
@@ -44,6 +48,7 @@ def query_sets(
 ) -> dict[str, list[Query]]:
     """The prompts asked, by the name of their row in the table."""
     sets: dict[str, list[Query]] = {}
+    shared = Counter(tag for record in concepts for tag in {*record.tags_en, *record.tags_zh})
     same: dict[str, list[int]] = {}
     for i, record in enumerate(concepts):
         for name in (record.label_en, record.label_zh):
@@ -51,11 +56,13 @@ def query_sets(
     for language in ("en", "zh"):
         names = [getattr(record, f"label_{language}") for record in concepts]
         sets[f"names, {language}"] = [(name, same[name.lower()]) for name in names]
-        sets[f"held-back keywords, {language}"] = [
+        held = [
             (heldout[record.concept][language], [i])
             for i, record in enumerate(concepts)
             if language in heldout.get(record.concept, {})
         ]
+        sets[f"{HELD_BACK}, {language}"] = held
+        sets[f"{HELD_BACK} of one concept alone, {language}"] = [q for q in held if shared[q[0]] == 1]
         coloured = []
         for i, record in enumerate(concepts):
             colour = list(COLOURS.values())[i % len(COLOURS)]
@@ -83,6 +90,32 @@ def query_sets(
     return {name: queries for name, queries in sets.items() if queries}
 
 
+def by_teachers(
+    concepts: Sequence[Record], heldout: dict[str, dict[str, str]], sets: Mapping[str, list[Query]]
+) -> Iterator[tuple[str, str, float, float]]:
+    """How well the teachers find held-back keywords by the mean of a concept's texts: teacher, row of the
+    table, share found first, share among five.
+    """
+    import teachers
+
+    texts = concept_texts(concepts, heldout)
+    for teacher, languages in (("minilm", ("en",)), ("use", ("en", "zh"))):
+        encode = getattr(teachers, teacher)
+        for name, queries in sets.items():
+            language = name[-2:]
+            if not name.startswith(HELD_BACK) or language not in languages:
+                continue
+            ours = [{t: w for t, w in one.items() if t.isascii() == (language == "en")} for one in texts]
+            flat = [(i, text, weight) for i, one in enumerate(ours) for text, weight in one.items()]
+            vectors = encode([text for _, text, _ in flat])
+            means = np.zeros((len(concepts), vectors.shape[1]), np.float32)
+            np.add.at(means, [i for i, *_ in flat], vectors * np.array([[w] for *_, w in flat], np.float32))
+            means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-8)
+            scores = encode([prompt for prompt, _ in queries]) @ means.T
+            better = [(row > row[right[0]]).sum() for row, (_, right) in zip(scores, queries, strict=True)]
+            yield teacher, name, *(round(float(np.mean(np.array(better) < k)), 4) for k in (1, 5))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -100,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--heldout-tags", type=Path, default=HERE / "heldout_tags.json", help="keywords kept out of training"
     )
+    parser.add_argument("--teachers", action="store_true", help="also ask the teachers")
     parser.add_argument("--misses", action="store_true", help="print what went wrong in retrieval_test.tsv")
     options = parser.parse_args(arguments)
     try:
@@ -117,11 +151,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{len(keys)} keys of {len(concepts)} concepts\n\n"
             "| prompts | number | first | among five |\n|---|---|---|---|"
         )
-        for name, queries in query_sets(concepts, heldout, tests).items():
+        sets = query_sets(concepts, heldout, tests)
+        for name, queries in sets.items():
             first, five, misses = accuracy(encoder, keys, key_concept, queries)
             rows[name] = {"prompts": len(queries), "top1": round(first, 4), "top5": round(five, 4)}
             wrong += misses if name.startswith("retrieval") else []
             print(f"| {name} | {len(queries)} | {first:.1%} | {five:.1%} |")
+        for teacher, name, first, five in by_teachers(concepts, heldout, sets) if options.teachers else []:
+            rows[f"{teacher}: {name}"] = {"prompts": len(sets[name]), "top1": first, "top5": five}
+            print(f"| {teacher}: {name} | {len(sets[name])} | {first:.1%} | {five:.1%} |")
         started = time.perf_counter()
         for prompt, _ in tests:
             encoder([prompt])
