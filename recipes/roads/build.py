@@ -1,9 +1,13 @@
 """Build the road scenes: pictures, captions and lane masks.
 
 `python recipes/roads/build.py --out data/roads --count 6000` draws scenes 0 to 5999, each a function of its
-number alone, and writes images.npy (uint8, 2N x 128 x 128 x 4: N photographs, then their N masks as pictures),
-masks.npy (uint8, N x 128 x 128, labels of the photographs, see `canvas.LABELS`), metadata.jsonl (line i describes
-picture i) and styles.json. A killed build goes on where it stopped.
+number alone, and writes
+
+- images.npy: uint8 (2N, 128, 128, 4), N photographs, then their N masks as pictures;
+- masks.npy: uint8 (N, 128, 128), labels of the photographs' pixels, see `canvas.LABELS`;
+- metadata.jsonl (line i describes picture i) and styles.json.
+
+A killed build goes on where it stopped.
 """
 
 import argparse
@@ -36,12 +40,21 @@ FIRST_FRESH = 1_000_000
 """Scenes from this number on are in no data set."""
 PART = 200
 """Scenes in one part: what a killed build loses at most, per process."""
-_RENDERER = ("scene.py", "canvas.py", "light.py", "road.py", "traffic.py", "surroundings.py", "render.py")
+_RENDERER = ("scene", "canvas", "light", "road", "traffic", "roadside", "surroundings", "render")
+    "scene.py",
+    "canvas.py",
+    "light.py",
+    "road.py",
+    "traffic.py",
+    "roadside.py",
+    "surroundings.py",
+    "render.py",
+)
 
 
 def part_of(number: int) -> str:
-    """"train"; "test" for scenes that no training sees; "validation" for scenes whose masks alone it sees, to be
-    drawn after them in previews.
+    """A scene's part: "train"; "test", which no training sees; or "validation", of which the generator knows
+    the masks alone, to draw after them in previews.
     """
     if number % 10 == 9:
         return "test"
@@ -64,7 +77,9 @@ def build(out: Path, count: int, workers: int = 1) -> Counter[str]:
     for name, kind, copies in (("images.npy", "photos", 2), ("masks.npy", "masks", 1)):
         shape = (copies * count, SIZE_PX, SIZE_PX, *((4,) if kind == "photos" else ()))
         with atomic_write(out / name) as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
             for path in parts:
                 file.write(_read(path, kind).tobytes())
             for path in parts if copies == 2 else ():
@@ -77,7 +92,7 @@ def build(out: Path, count: int, workers: int = 1) -> Counter[str]:
 def _version() -> str:
     """A digest of what draws: parts of another renderer are not taken for this one's."""
     here = Path(__file__).parent
-    return hashlib.sha256(b"".join((here / name).read_bytes() for name in _RENDERER)).hexdigest()[:12]
+    return hashlib.sha256(b"".join((here / f"{name}.py").read_bytes() for name in _RENDERER)).hexdigest()[:12]
 
 
 def _rendered(folder: Path, count: int, workers: int) -> Iterator[tuple[Path, int]]:
@@ -117,7 +132,9 @@ def _draw_part(path: Path, numbers: range) -> None:
         return
     drawn = [render(number) for number in numbers]
     buffer = io.BytesIO()
-    np.savez(buffer, photos=np.stack([one.photo for one in drawn]), masks=np.stack([one.mask for one in drawn]))
+    np.savez(
+        buffer, photos=np.stack([one.photo for one in drawn]), masks=np.stack([one.mask for one in drawn])
+    )
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
 
@@ -182,7 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what was drawn is kept, the same command goes on", file=sys.stderr)
         return 130
-    print(f"{options.out}: {sum(counts.values())} scenes ({', '.join(f'{n} {p}' for p, n in sorted(counts.items()))})")
+    told = ", ".join(f"{number} {part}" for part, number in sorted(counts.items()))
+    print(f"{options.out}: {sum(counts.values())} scenes ({told})")
     return 0
 
 

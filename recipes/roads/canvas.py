@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 from scene import SIZE_PX
 
 Point = tuple[float, float]
@@ -16,7 +18,7 @@ _LABEL_STEP = 40  # between the grey levels that stand for labels in the second 
 
 @dataclass(frozen=True)
 class Shape:
-    """A filled path. Without a fill it is a label alone, without a label paint alone (shadows, light, rain)."""
+    """A filled path. Without a fill it is a label alone, without a label paint alone (shadow, rain)."""
 
     path: str
     fill: str | None
@@ -87,7 +89,7 @@ class Canvas:
         return _document(f"<defs>{''.join(gradients)}</defs>{''.join(painted)}", "auto")
 
     def label_svg(self) -> str:
-        """Labels as grey levels, without antialiasing; `label_of_grey` reads them."""
+        """Labels as grey levels, without antialiasing; `labels_of_grey` reads them."""
         painted = (
             f'<path d="{one.path}" fill="{hexadecimal((one.label * _LABEL_STEP,) * 3)}"/>'
             for one in self.shapes
@@ -96,9 +98,9 @@ class Canvas:
         return _document("".join(painted), "crispEdges")
 
 
-def label_of_grey(grey: int) -> int:
-    """The label that a grey level of `Canvas.label_svg` stands for."""
-    return grey // _LABEL_STEP
+def labels_of_grey(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The labels that grey levels of `Canvas.label_svg` stand for."""
+    return grey // np.uint8(_LABEL_STEP)
 
 
 def hexadecimal(colour: Sequence[float]) -> str:

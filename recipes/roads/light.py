@@ -54,7 +54,7 @@ class Air:
         return _VISIBILITY_M[self.scene.weather]
 
     def shade(self, colour: RGB, ahead_m: float, beam: float = 1.0) -> str:
-        """A colour as it looks in daylight → as it looks here; `beam` is its share of the headlights' light."""
+        """A colour in daylight → as it looks here; `beam` is its share of the headlights' light."""
         tunnel = self.scene.place == "tunnel"
         ambient = np.array(_TUNNEL if tunnel else _AMBIENT[self.scene.time]) * _DIMMED[self.scene.weather]
         light = ambient

@@ -2,11 +2,12 @@
 
 import io
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import resvg_py
-from canvas import LABELS, MARKING, Canvas, label_of_grey
+from canvas import LABELS, MARKING, Canvas, labels_of_grey
 from light import Air
 from PIL import Image, ImageFilter
 from road import Road
@@ -54,10 +55,9 @@ def draw(scene: Scene) -> Canvas:
     around, painter = Surroundings(canvas, scene, air, rng), Painter(canvas, scene, air)
     around.background()
     things = around.things()
-    things += [(one.ahead_m, lambda one=one: painter.vehicle(one)) for one in scene.vehicles]
+    things += [(one.ahead_m, partial(painter.vehicle, one)) for one in scene.vehicles]
     if scene.sign:
-        sign = scene.sign
-        things.append((sign.ahead_m, lambda: painter.sign(sign)))
+        things.append((scene.sign.ahead_m, partial(painter.sign, scene.sign)))
     things.sort(key=lambda thing: -thing[0])
     for far_m in Road(canvas, scene, air, rng).strips():
         while things and things[0][0] > far_m:
@@ -96,7 +96,7 @@ def _photograph(canvas: Canvas, scene: Scene) -> UInt8:
 def _labels(canvas: Canvas) -> UInt8:
     """The label that most of a pixel shows; a marking needs a third of it."""
     grey = np.asarray(_rasterised(canvas.label_svg(), SIZE_PX * _FINER))[..., 0]
-    fine = label_of_grey(grey).reshape(SIZE_PX, _FINER, SIZE_PX, _FINER)
+    fine = labels_of_grey(grey).reshape(SIZE_PX, _FINER, SIZE_PX, _FINER)
     counts = np.stack([(fine == label).sum(axis=(1, 3)) for label in range(len(LABELS))])
     most = counts.argmax(axis=0)
     return np.where(counts[MARKING] >= _SEEN, MARKING, most).astype(np.uint8)

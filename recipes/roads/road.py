@@ -86,9 +86,7 @@ class Road:
         asphalt = mixed(self.asphalt, (0, 0, 0), uneven)
         canvas.polygon(self.quad(-half, half, far, below), shade(asphalt, middle), ROAD)
         own = scene.lane_middle(scene.own)
-        canvas.polygon(
-            self.quad(own - scene.lane_m / 2, own + scene.lane_m / 2, far, below), None, OWN_LANE
-        )
+        canvas.polygon(self.quad(own - scene.lane_m / 2, own + scene.lane_m / 2, far, below), None, OWN_LANE)
         track = shade(mixed(asphalt, (0, 0, 0), 0.09), middle)
         for lane in range(scene.lanes):
             for side in (-0.8, 0.8):
@@ -115,7 +113,9 @@ class Road:
             opacity = 1 - scene.wear * float(self.rng.uniform(0.7, 1.2))
             begin *= 0.985 if begin == near else 1
             for at in sides:
-                self.canvas.polygon(self.quad(at - half, at + half, end, begin), paint, label, max(opacity, 0.15))
+                self.canvas.polygon(
+                    self.quad(at - half, at + half, end, begin), paint, label, max(opacity, 0.15)
+                )
 
     def _dashes(self, near: float, far: float) -> Iterator[tuple[float, float]]:
         dash, gap = self.scene.dash_m
@@ -138,7 +138,9 @@ class Road:
                 if kind == "patch":
                     tone = float(rng.choice([0.72, 0.85, 1.18]))
                     right = min(half, left + float(rng.uniform(0.8, 3)))
-                    yield Mark(near, far, (left, left), right - left, mixed(self.asphalt, (0, 0, 0), 1 - tone), 1)
+                    yield Mark(
+                        near, far, (left, left), right - left, mixed(self.asphalt, (0, 0, 0), 1 - tone), 1
+                    )
                 elif kind == "seam":
                     slant = float(rng.uniform(-1, 1))
                     yield Mark(near, near + 9, (left, left + slant), 0.1, (35, 35, 37), 0.8)
@@ -152,7 +154,8 @@ class Road:
         if begin >= end:
             return
         below, above = (
-            mark.left_m[0] + (mark.left_m[1] - mark.left_m[0]) * (ahead - mark.near_m) / (mark.far_m - mark.near_m)
+            mark.left_m[0]
+            + (mark.left_m[1] - mark.left_m[0]) * (ahead - mark.near_m) / (mark.far_m - mark.near_m)
             for ahead in (begin, end)
         )
         point = self.view.point

@@ -1,7 +1,7 @@
 """Road scenes: what a seed stands for, as parameters in metres and words."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -16,6 +16,9 @@ Place = Literal["city", "forest", "field", "desert", "mountain", "tunnel"]
 Weather = Literal["clear", "rain", "snow", "fog"]
 Time = Literal["day", "dusk", "night"]
 VehicleKind = Literal["car", "truck", "bus", "motorbike"]
+Pattern = Literal["solid", "dashed", "double"]
+Paint = Literal["white", "yellow"]
+Side = Literal["left", "right"]
 SignKind = Literal["speed limit", "stop", "warning", "direction"]
 Colour = Literal["red", "blue", "white", "black", "silver", "yellow", "green", "orange"]
 
@@ -74,8 +77,8 @@ class Line:
     """A marking along the road."""
 
     across_m: float
-    pattern: Literal["solid", "dashed", "double"]
-    colour: Literal["white", "yellow"]
+    pattern: Pattern
+    colour: Paint
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Sign:
     """A traffic sign beside the road."""
 
     kind: SignKind
-    side: Literal["left", "right"]
+    side: Side
     ahead_m: float
     number: int
     """What a speed limit says."""
@@ -149,7 +152,9 @@ def sample(seed: int) -> Scene:
     rng = np.random.default_rng([seed, 0])
     place: Place = _pick(rng, city=0.22, forest=0.2, field=0.2, desert=0.14, mountain=0.16, tunnel=0.08)
     time: Time = "day" if place == "tunnel" else _pick(rng, day=0.48, dusk=0.22, night=0.3)
-    weather: Weather = "clear" if place == "tunnel" else _pick(rng, clear=0.46, rain=0.22, snow=0.16, fog=0.16)
+    weather: Weather = (
+        "clear" if place == "tunnel" else _pick(rng, clear=0.46, rain=0.22, snow=0.16, fog=0.16)
+    )
     lanes = int(rng.choice([2, 3, 4], p=[0.45, 0.3, 0.25]))
     opposite = 0 if rng.random() < 0.35 else lanes // 2
     own = int(rng.integers(opposite, lanes))
@@ -190,7 +195,9 @@ def sample(seed: int) -> Scene:
         weather=weather,
         time=time,
         vehicles=_vehicles(rng, view, lanes, opposite, own, lane_m, 24.0 if weather == "fog" else 42.0),
-        sign=None if place == "tunnel" or rng.random() < 0.5 else _sign(rng, view, lanes * lane_m / 2 + shoulder_m),
+        sign=None
+        if place == "tunnel" or rng.random() < 0.5
+        else _sign(rng, view, lanes * lane_m / 2 + shoulder_m),
         noise=float(rng.uniform(0.5, 3) + (2 if time == "night" else 0)),
         blur_px=float(rng.uniform(0, 0.5)),
         exposure=float(rng.normal(1, 0.07)),
@@ -198,6 +205,7 @@ def sample(seed: int) -> Scene:
 
 
 def _pick(rng: np.random.Generator, **shares: float) -> Any:
+    """One of the names, by their shares."""
     return str(rng.choice(list(shares), p=list(shares.values())))
 
 
@@ -206,13 +214,13 @@ def _lines(rng: np.random.Generator, lanes: int, opposite: int, lane_m: float) -
     found = []
     edges = rng.random() < 0.8
     yellow = rng.random() < 0.6
-    centre = str(rng.choice(["double", "solid", "dashed"], p=[0.5, 0.25, 0.25]))
-    between = "solid" if rng.random() < 0.1 else "dashed"
+    centre: Pattern = _pick(rng, double=0.5, solid=0.25, dashed=0.25)
+    between: Pattern = _pick(rng, dashed=0.9, solid=0.1)
     for number in range(lanes + 1):
         across = (number - lanes / 2) * lane_m
         if number in (0, lanes):
             if edges:
-                colour = "yellow" if number == 0 and not opposite and yellow else "white"
+                colour: Paint = "yellow" if number == 0 and not opposite and yellow else "white"
                 found.append(Line(across + (0.2 if number == 0 else -0.2), "solid", colour))
         elif number == opposite:
             found.append(Line(across, centre, "yellow" if yellow else "white"))
@@ -222,18 +230,22 @@ def _lines(rng: np.random.Generator, lanes: int, opposite: int, lane_m: float) -
 
 
 def _vehicles(
-    rng: np.random.Generator, view: View, lanes: int, opposite: int, own: int, lane_m: float, furthest_m: float
+    rng: np.random.Generator,
+    view: View,
+    lanes: int,
+    opposite: int,
+    own: int,
+    lane_m: float,
+    furthest_m: float,
 ) -> tuple[Vehicle, ...]:
     """Up to three vehicles in sight, none inside another."""
     found: list[Vehicle] = []
     for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.15, 0.35, 0.3, 0.2]))):
         kind: VehicleKind = _pick(rng, car=0.55, truck=0.2, bus=0.12, motorbike=0.13)
-        colour = str(rng.choice(["red", "blue", "white", "black", "silver", "yellow", "green", "orange"]))
+        colour: Colour = _pick(rng, **dict.fromkeys(get_args(Colour), 1 / 8))
         lane, ahead = int(rng.integers(lanes)), float(np.exp(rng.uniform(np.log(6.5), np.log(furthest_m))))
         column, _ = view.point((lane + 0.5 - lanes / 2) * lane_m, 0, ahead)
-        free = all(
-            one.lane != lane or not -14 < one.ahead_m - ahead < LENGTH_M[kind] + 4 for one in found
-        )
+        free = all(one.lane != lane or not -14 < one.ahead_m - ahead < LENGTH_M[kind] + 4 for one in found)
         if 6 < column < SIZE_PX - 6 and free and (lane != own or ahead > 9):
             found.append(Vehicle(kind, colour, lane, ahead, lane < opposite))
     return tuple(sorted(found, key=lambda one: one.ahead_m))
@@ -242,7 +254,7 @@ def _vehicles(
 def _sign(rng: np.random.Generator, view: View, edge_m: float) -> Sign | None:
     """A sign that is wholly in the picture, where one of six places allows it."""
     kind: SignKind = _pick(rng, **{"speed limit": 0.3, "stop": 0.2, "warning": 0.3, "direction": 0.2})
-    side = "right" if rng.random() < 0.8 else "left"
+    side: Side = _pick(rng, right=0.8, left=0.2)
     number = int(rng.choice([30, 50, 60, 80]))
     across = edge_m + SIGN_BESIDE_M
     for ahead in rng.uniform(7, 17, 6):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from canvas import RGB, SCENERY, VEHICLE, Canvas, Point
 from light import Air, mixed
-from scene import LENGTH_M, WIDTH_M, SIGN_BESIDE_M, SIGN_UP_M, Scene, Sign, Vehicle
+from scene import LENGTH_M, SIGN_BESIDE_M, SIGN_UP_M, WIDTH_M, Scene, Sign, Vehicle
 
 COLOURS: dict[str, RGB] = {
     "red": (198, 32, 34),
@@ -51,11 +51,21 @@ class Painter:
         foot = self.view.point(across, 0, sign.ahead_m)
         metre = self.view.focal_px / sign.ahead_m
         self._flat(
-            [(middle[0] - 0.06 * metre, middle[1]), (middle[0] + 0.06 * metre, middle[1]), (foot[0] + 0.06 * metre, foot[1]), (foot[0] - 0.06 * metre, foot[1])],
+            [
+                (middle[0] - 0.06 * metre, middle[1]),
+                (middle[0] + 0.06 * metre, middle[1]),
+                (foot[0] + 0.06 * metre, foot[1]),
+                (foot[0] - 0.06 * metre, foot[1]),
+            ],
             (120, 122, 124),
             sign,
         )
-        paint = {"speed limit": self._limit, "stop": self._stop, "warning": self._warning, "direction": self._direction}
+        paint = {
+            "speed limit": self._limit,
+            "stop": self._stop,
+            "warning": self._warning,
+            "direction": self._direction,
+        }
         paint[sign.kind](sign, middle, metre)
 
     def _flat(self, points: list[Point], colour: RGB, sign: Sign) -> None:
@@ -63,36 +73,51 @@ class Painter:
         self.canvas.polygon(points, self.air.shade(colour, sign.ahead_m, 1.6), SCENERY)
 
     def _limit(self, sign: Sign, middle: Point, metre: float) -> None:
-        for radius, colour in ((0.78, (206, 30, 36)), (0.58, (244, 244, 242))):
-            self._flat(_regular(middle, radius * metre, 24), colour, sign)
+        self._flat(_regular(middle, 0.78 * metre, 24), (206, 30, 36), sign)
+        self._flat(_regular(middle, 0.58 * metre, 24), (244, 244, 242), sign)
         for place, digit in enumerate(str(sign.number)):
             left = middle[0] + (-0.36 + 0.42 * place) * metre
             for name in _SEGMENTS[digit]:
-                x0, y0, x1, y1 = _STROKES[name]
-                wide, thick = 0.28 * metre, 0.055 * metre
-                x0, x1 = left + x0 * wide, left + x1 * wide
-                y0, y1 = (middle[1] + (y - 1) * 0.3 * metre for y in (y0, y1))
-                corners = [(x0 - thick, y0 - thick), (x1 + thick, y0 - thick), (x1 + thick, y1 + thick), (x0 - thick, y1 + thick)]
-                self._flat(corners, (20, 20, 22), sign)
+                begin_x, begin_y, end_x, end_y = _STROKES[name]
+                wide, tall, thick = 0.28 * metre, 0.3 * metre, 0.055 * metre
+                stroke = _rectangle(
+                    left + begin_x * wide - thick,
+                    middle[1] + (begin_y - 1) * tall - thick,
+                    (end_x - begin_x) * wide + 2 * thick,
+                    (end_y - begin_y) * tall + 2 * thick,
+                )
+                self._flat(stroke, (20, 20, 22), sign)
 
     def _stop(self, sign: Sign, middle: Point, metre: float) -> None:
         self._flat(_regular(middle, 0.82 * metre, 8, 22.5), (240, 240, 238), sign)
         self._flat(_regular(middle, 0.74 * metre, 8, 22.5), (196, 24, 32), sign)
         x, y = middle
         for left in (-0.48, -0.22, 0.04, 0.3):  # four letters are four strokes at this size
-            self._flat(_rectangle(x + left * metre, y - 0.18 * metre, 0.17 * metre, 0.36 * metre), (240, 240, 238), sign)
+            self._flat(
+                _rectangle(x + left * metre, y - 0.18 * metre, 0.17 * metre, 0.36 * metre),
+                (240, 240, 238),
+                sign,
+            )
 
     def _warning(self, sign: Sign, middle: Point, metre: float) -> None:
         self._flat(_regular(middle, 0.95 * metre, 3, -90), (204, 28, 34), sign)
         self._flat(_regular(middle, 0.66 * metre, 3, -90), (248, 214, 60), sign)
         x, y = middle
-        self._flat(_rectangle(x - 0.06 * metre, y - 0.34 * metre, 0.12 * metre, 0.36 * metre), (20, 20, 22), sign)
-        self._flat(_rectangle(x - 0.06 * metre, y + 0.1 * metre, 0.12 * metre, 0.12 * metre), (20, 20, 22), sign)
+        self._flat(
+            _rectangle(x - 0.06 * metre, y - 0.34 * metre, 0.12 * metre, 0.36 * metre), (20, 20, 22), sign
+        )
+        self._flat(
+            _rectangle(x - 0.06 * metre, y + 0.1 * metre, 0.12 * metre, 0.12 * metre), (20, 20, 22), sign
+        )
 
     def _direction(self, sign: Sign, middle: Point, metre: float) -> None:
         x, y = middle
-        self._flat(_rectangle(x - 1.05 * metre, y - 0.62 * metre, 2.1 * metre, 1.24 * metre), (236, 238, 240), sign)
-        self._flat(_rectangle(x - 0.97 * metre, y - 0.54 * metre, 1.94 * metre, 1.08 * metre), (22, 84, 164), sign)
+        self._flat(
+            _rectangle(x - 1.05 * metre, y - 0.62 * metre, 2.1 * metre, 1.24 * metre), (236, 238, 240), sign
+        )
+        self._flat(
+            _rectangle(x - 0.97 * metre, y - 0.54 * metre, 1.94 * metre, 1.08 * metre), (22, 84, 164), sign
+        )
         turn = 1 if sign.number in (30, 60) else -1
         for points in (
             [(-0.6, -0.08), (0.2, -0.08), (0.2, 0.08), (-0.6, 0.08)],
@@ -110,7 +135,12 @@ class Body:
         self.across = painter.scene.lane_middle(vehicle.lane)
         self.metre = self.view.focal_px / vehicle.ahead_m
         half, length = WIDTH_M[vehicle.kind] / 2, LENGTH_M[vehicle.kind]
-        corners = [(-half - 0.15, 0, length), (half + 0.15, 0, length), (half + 0.25, 0, -0.3), (-half - 0.25, 0, -0.3)]
+        corners = [
+            (-half - 0.15, 0, length),
+            (half + 0.15, 0, length),
+            (half + 0.25, 0, -0.3),
+            (-half - 0.25, 0, -0.3),
+        ]
         dark = 0.25 if self.air.scene.time == "night" else 0.5
         self.canvas.polygon([self.point(*one) for one in corners], "#000", VEHICLE, dark)
 
@@ -128,7 +158,15 @@ class Body:
         self.face([(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)], colour)
 
     def box(
-        self, half: float, y0: float, y1: float, z0: float, z1: float, colour: RGB, top_half: float | None = None, lean: float = 0
+        self,
+        half: float,
+        y0: float,
+        y1: float,
+        z0: float,
+        z1: float,
+        colour: RGB,
+        top_half: float | None = None,
+        lean: float = 0,
     ) -> None:
         """A box, narrower at the top by `top_half` and leaning inwards by `lean` at both ends: the faces that
         can be seen."""
@@ -137,9 +175,20 @@ class Body:
         for sign in (-1, 1):
             near, far = self.point(sign * half, y0, z0)[0], self.point(sign * half, y0, z1)[0]
             if (far - near) * sign > 0:
-                self.face([(sign * half, y0, z0), (sign * half, y0, z1), (sign * top, y1, z1 - lean), (sign * top, y1, z0 + lean)], side)
+                self.face(
+                    [
+                        (sign * half, y0, z0),
+                        (sign * half, y0, z1),
+                        (sign * top, y1, z1 - lean),
+                        (sign * top, y1, z0 + lean),
+                    ],
+                    side,
+                )
         if self.point(0, y1, z1 - lean)[1] < self.point(0, y1, z0 + lean)[1]:
-            self.face([(-top, y1, z0 + lean), (top, y1, z0 + lean), (top, y1, z1 - lean), (-top, y1, z1 - lean)], roof)
+            self.face(
+                [(-top, y1, z0 + lean), (top, y1, z0 + lean), (top, y1, z1 - lean), (-top, y1, z1 - lean)],
+                roof,
+            )
         self.face([(-half, y0, z0), (half, y0, z0), (top, y1, z0 + lean), (-top, y1, z0 + lean)], colour)
 
     def windows(self, half: float, y0: float, y1: float, z0: float, z1: float) -> None:
@@ -155,7 +204,8 @@ class Body:
         colour: RGB = (255, 246, 214) if oncoming else (236, 28, 26)
         for sign in (-1, 1) if x else (1,):
             corners = [
-                self.point(sign * x + a * size * 1.3, y + b * size, 0) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))
+                self.point(sign * x + a * size * 1.3, y + b * size, 0)
+                for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))
             ]
             if self.air.lit:
                 self.canvas.polygon(corners, self.air.shine(colour, ahead), VEHICLE)
@@ -178,7 +228,12 @@ class Body:
         self.box(half, 0.28, 0.92, 0, 4.4, self.colour, half - 0.06)
         self.box(half - 0.08, 0.92, 1.48, z0, z1, self.colour, half - 0.28, 0.45)
         self.windows(half - 0.14, 0.98, 1.36, z0 + 0.5, z1 - 0.5)
-        glass = [(-half + 0.16, 0.96, z0 + 0.02), (half - 0.16, 0.96, z0 + 0.02), (half - 0.32, 1.42, z0 + 0.42), (-half + 0.32, 1.42, z0 + 0.42)]
+        glass = [
+            (-half + 0.16, 0.96, z0 + 0.02),
+            (half - 0.16, 0.96, z0 + 0.02),
+            (half - 0.32, 1.42, z0 + 0.42),
+            (-half + 0.32, 1.42, z0 + 0.42),
+        ]
         self.face(glass, _GLASS)
         self.plate(-half + 0.05, half - 0.05, 0.28, 0.42, mixed(self.colour, _DARK, 0.6))
         self.plate(-0.26, 0.26, 0.5, 0.64, (226, 226, 220))
@@ -215,11 +270,16 @@ class Body:
     def motorbike(self) -> None:
         self.plate(-0.1, 0.1, 0, 0.66, _DARK)
         self.box(0.24, 0.5, 0.95, 0, 1.6, self.colour, 0.2)
-        self.face([(-0.2, 0.85, 0.5), (0.2, 0.85, 0.5), (0.32, 1.45, 0.6), (-0.32, 1.45, 0.6)], mixed(self.colour, _DARK, 0.55))
+        self.face(
+            [(-0.2, 0.85, 0.5), (0.2, 0.85, 0.5), (0.32, 1.45, 0.6), (-0.32, 1.45, 0.6)],
+            mixed(self.colour, _DARK, 0.55),
+        )
         self.plate(-0.42, 0.42, 0.98, 1.06, _DARK, 0.8)
         x, y = self.point(0, 1.64, 0.6)
         radius = 0.19 * self.metre
-        self.canvas.ellipse((x, y), radius, radius, self.air.shade(self.colour, self.vehicle.ahead_m, 0.8), VEHICLE)
+        self.canvas.ellipse(
+            (x, y), radius, radius, self.air.shade(self.colour, self.vehicle.ahead_m, 0.8), VEHICLE
+        )
         self.lights(0, 0.78, 0.1)
 
 

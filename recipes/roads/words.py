@@ -17,11 +17,26 @@ _PLACES = {
     "mountain": ("mountain road", "山路"),
     "tunnel": ("tunnel", "隧道"),
 }
-_BENDS = {"straight": ("", ""), "left": (" curving left", "左弯"), "right": (" curving right", "右弯"), "winding": ("", "")}
+_BENDS = {
+    "straight": ("", ""),
+    "left": (" curving left", "左弯"),
+    "right": (" curving right", "右弯"),
+    "winding": ("", ""),
+}
 _SLOPES = {"flat": ("", ""), "uphill": (" uphill", "上坡"), "downhill": (" downhill", "下坡")}
-_WEATHER = {"clear": ("", ""), "rain": (" in rain", "雨中"), "snow": (" in snow", "雪中"), "fog": (" in fog", "雾中")}
+_WEATHER = {
+    "clear": ("", ""),
+    "rain": (" in rain", "雨中"),
+    "snow": (" in snow", "雪中"),
+    "fog": (" in fog", "雾中"),
+}
 _TIMES = {"day": (" by day", "白天"), "dusk": (" at dusk", "黄昏"), "night": (" at night", "夜晚")}
-_VEHICLES = {"car": ("car", "汽车"), "truck": ("truck", "卡车"), "bus": ("bus", "公交车"), "motorbike": ("motorbike", "摩托车")}
+_VEHICLES = {
+    "car": ("car", "汽车"),
+    "truck": ("truck", "卡车"),
+    "bus": ("bus", "公交车"),
+    "motorbike": ("motorbike", "摩托车"),
+}
 _COLOURS = {
     "red": "红色",
     "blue": "蓝色",
@@ -53,7 +68,9 @@ def words(scene: Scene) -> Words:
     bend, bend_zh = _BENDS[scene.view.bend]
     slope, slope_zh = _SLOPES[scene.slope]
     (weather, weather_zh), (time, time_zh) = _WEATHER[scene.weather], _TIMES[scene.time]
-    shape, shape_zh = {"straight": ("straight ", "笔直的"), "winding": ("winding ", "蜿蜒的")}.get(scene.view.bend, ("", ""))
+    shape, shape_zh = {"straight": ("straight ", "笔直的"), "winding": ("winding ", "蜿蜒的")}.get(
+        scene.view.bend, ("", "")
+    )
     if scene.place == "tunnel":
         time, time_zh = "", ""
     road = f"a {shape}{lanes}-lane {place}{bend}{slope}{weather}{time}"

@@ -72,6 +72,8 @@ class Bundle:
     """Of the choice of image tokens, as are `top_k` and `top_p`."""
     top_k: int = 0
     top_p: float = 1.0
+    scenes: bool = True
+    """Whether a prompt may become a scene of several layers; false: pictures are whole, with their ground."""
     dtype: str = "float32"
     card: Mapping[str, Any] = field(default_factory=dict)
     """The model card: measured quality and speed, and the command behind each figure."""
@@ -169,6 +171,7 @@ class Bundle:
                 temperature=float(knobs.get("temperature", 1.0)),
                 top_k=int(knobs.get("top_k", 0)),
                 top_p=float(knobs.get("top_p", 1.0)),
+                scenes=bool(manifest.get("scenes", True)),
                 dtype=str(manifest.get("dtype", "float32")),
                 card=dict(manifest.get("card", {})),
                 licences=tuple(manifest.get("licences", ())),

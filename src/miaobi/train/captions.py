@@ -1,6 +1,7 @@
 """What people may call a picture: names, keywords, colours and skin tones, in English and in Chinese."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,8 +17,32 @@ TONES_EN = (
     "dark skin tone",
 )
 TONES_ZH = ("", "较浅肤色", "中等-浅肤色", "中等肤色", "中等-深肤色", "较深肤色")
-_FRAMES_EN = ("{}", "{}", "a {}", "an emoji of a {}", "a cute {}", "a picture of a {}", "{} icon")
-_FRAMES_ZH = ("{}", "{}", "一个{}", "{}的图标", "可爱的{}", "画一个{}", "{}表情")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What is said around a name, `{}`; each frame is as likely as the others."""
+
+    en: tuple[str, ...] = (
+        "{}",
+        "{}",
+        "a {}",
+        "an emoji of a {}",
+        "a cute {}",
+        "a picture of a {}",
+        "{} icon",
+    )
+    zh: tuple[str, ...] = ("{}", "{}", "一个{}", "{}的图标", "可爱的{}", "画一个{}", "{}表情")
+
+    def __post_init__(self) -> None:
+        for language in ("en", "zh"):
+            frames = tuple(getattr(self, language))
+            if not frames or any(frame.count("{}") != 1 or frame.count("{") != 1 for frame in frames):
+                raise ValueError(f"frames.{language} = {frames!r}; give texts with one {{}} each")
+            object.__setattr__(self, language, frames)
+
+
+EMOJI_FRAMES = Frames()
 
 
 def caption(
@@ -25,6 +50,7 @@ def caption(
     colour: str | None,
     heldout_tags: Mapping[str, Mapping[str, str]],
     rng: np.random.Generator,
+    frames: Frames = EMOJI_FRAMES,
 ) -> str:
     """A caption of a picture, half of them Chinese: its name three times in four, otherwise a keyword that is
     not held back.
@@ -42,8 +68,8 @@ def caption(
         words = COLOURS[colour].zh if chinese else COLOURS[colour].en
         word = words[rng.integers(len(words))]
         name = (word + ("的" if word.endswith("色") else "") + name) if chinese else f"{word} {name}"
-    frames = _FRAMES_ZH if chinese else _FRAMES_EN
-    text = frames[rng.integers(len(frames))].format(name)
+    around = frames.zh if chinese else frames.en
+    text = around[rng.integers(len(around))].replace("{}", name)
     if record.tone and not record.tones:
         text += f"，{TONES_ZH[record.tone]}" if chinese else f", {TONES_EN[record.tone]}"
     return text

@@ -120,7 +120,9 @@ class DistillTask:
     its pictures.
     """
 
-    def __init__(self, model: Diffusion, pairs: Pairs, paths: Paths, matching: Matching | None = None) -> None:
+    def __init__(
+        self, model: Diffusion, pairs: Pairs, paths: Paths, matching: Matching | None = None
+    ) -> None:
         self.model, self.pairs, self.paths, self.matching = model, pairs, paths, matching
         self.times = sampling.timesteps(paths.points.shape[1] - 1)
 
@@ -171,7 +173,8 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
         told = f"starts from {recipe['start_from']}"
     if workers.rank() == 0:
         tqdm.write(f"the student {told}")
-    pairs = Pairs(Sources.load({**teacher_recipe, **recipe}), teacher.backbone.neighbours)
+    both = {**teacher_recipe, **recipe}
+    pairs = Pairs.of(Sources.load(both), teacher.backbone.neighbours, both)
     paths = draw_paths(
         teacher,
         pairs,
