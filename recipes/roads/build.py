@@ -41,15 +41,6 @@ FIRST_FRESH = 1_000_000
 PART = 200
 """Scenes in one part: what a killed build loses at most, per process."""
 _RENDERER = ("scene", "canvas", "light", "road", "traffic", "roadside", "surroundings", "render")
-    "scene.py",
-    "canvas.py",
-    "light.py",
-    "road.py",
-    "traffic.py",
-    "roadside.py",
-    "surroundings.py",
-    "render.py",
-)
 
 
 def part_of(number: int) -> str:

@@ -77,10 +77,12 @@ class Road:
         uneven = float(self.rng.uniform(0, 0.025))
         if scene.place != "tunnel":
             ground = tuple(value * float(self.rng.uniform(0.97, 1.03)) for value in self.ground)
-            band = ((0, top), (SIZE_PX, top), (SIZE_PX, bottom + 1), (0, bottom + 1))
+            # a little lower than the lanes, lest it shine through at their edge
+            band = ((0, top + 0.7), (SIZE_PX, top + 0.7), (SIZE_PX, bottom + 2), (0, bottom + 2))
             canvas.polygon(band, shade(ground, middle, 0.6), SCENERY)  # type: ignore[arg-type]
-        # strips overlap a little, so that no ground shows through between them
-        below = near * 0.97
+        # strips overlap by a pixel and a half, so that no ground shows through between them
+        sunk = bottom - self.view.horizon_px + self.view.focal_px * self.view.grade
+        below = near * sunk / (sunk + 1.5)
         half, wide = scene.half_m, scene.half_m + scene.shoulder_m
         canvas.polygon(self.quad(-wide, wide, far, below), shade(self.shoulder, middle, 0.9), SCENERY)
         asphalt = mixed(self.asphalt, (0, 0, 0), uneven)
