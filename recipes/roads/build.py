@@ -132,7 +132,7 @@ def _draw_part(path: Path, numbers: range) -> None:
 
 def _is_whole(path: Path) -> bool:
     try:
-        with np.load(path) as kept:
+        with path.open("rb") as file, np.load(file) as kept:  # a damaged file is closed too
             return {"photos", "masks"} <= set(kept.files)
     except (OSError, ValueError, zipfile.BadZipFile):
         return False

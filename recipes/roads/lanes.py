@@ -127,15 +127,15 @@ def page(found: dict[str, Float], read: Float, settings: Settings) -> tuple[str,
     columns |= {LABELS[one]: [one] for one in (OWN_LANE, MARKING, ROAD, VEHICLE)}
     about = (
         f"A U-Net of half a million weights is trained on {settings.real} real scenes with masks: alone, "
-        f"with {settings.generated} pictures that the bundle drew after the masks of fresh scenes, each by the "
-        "scene's caption, and with true renderings of the same scenes. Real means drawn by `render.py`. Each "
-        f"takes {settings.steps} steps of {settings.batch} pictures, half of them added ones where there are "
-        "any; all are mirrored and vary in brightness and tint. Intersection over union on "
+        f"with {settings.generated} pictures that the bundle drew after the masks of fresh scenes, each by "
+        "the scene's caption, and with true renderings of the same scenes. Real means drawn by `render.py`. "
+        f"Each takes {settings.steps} steps of {settings.batch} pictures, half of them added ones where "
+        "there are any; all are mirrored and vary in brightness and tint. Intersection over union on "
         f"{settings.test} held-out scenes, mean and 95 % interval (Student's t) over {len(read)} seeds, "
-        "which choose the real scenes, the first weights and the order; gains are paired. Lanes is the mean of own "
-        "lane and marking. The generator saw masks and photographs of every training scene, far more than "
-        "the detector: the question is whether its pictures carry that over, not whether they come from "
-        "nothing."
+        "which choose the real scenes, the first weights and the order; gains are paired. Lanes is the mean "
+        "of own lane and marking. The generator saw masks and photographs of every training scene, far more "
+        "than the detector: the question is whether its pictures carry that over, not whether they come "
+        "from nothing."
     )
     lines = [
         "# Do generated road scenes help a lane detector?",

@@ -68,7 +68,8 @@ def train(real: Labelled, added: Labelled | None, steps: int, batch_size: int, s
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = UNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = UNet()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps + 1, pct_start=0.15)
     shares = [(real, batch_size)]
@@ -83,7 +84,8 @@ def train(real: Labelled, added: Labelled | None, steps: int, batch_size: int, s
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    return model.eval()
+    model.eval()
+    return model
 
 
 def iou(model: UNet, data: Labelled, batch_size: int = 50) -> npt.NDArray[np.float64]:
