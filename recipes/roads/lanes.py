@@ -178,7 +178,7 @@ def _told(figure: tuple[float, float, float]) -> str:
 @click.option("--real", type=click.IntRange(1), default=60, show_default=True, help="Real scenes.")
 @click.option("--generated", type=click.IntRange(1), default=600, show_default=True, help="Added scenes.")
 @click.option("--test", type=click.IntRange(1), default=500, show_default=True, help="Held-out scenes.")
-@click.option("--steps", type=click.IntRange(1), default=500, show_default=True, help="Of each training.")
+@click.option("--steps", type=click.IntRange(1), default=400, show_default=True, help="Of each training.")
 @click.option("--batch", type=click.IntRange(2), default=16, show_default=True, help="Pictures of a step.")
 @click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Trainings of each kind.")
 @click.option("--journal", type=click.Path(path_type=Path), help="Keep results here, and go on from them.")
@@ -224,7 +224,7 @@ def main(
     if out is not None:
         with atomic_write(out) as file:
             file.write(text.encode())
-    click.echo(json.dumps({"seeds": seeds, **asdict(settings), **figures}))
+    click.echo(json.dumps({"seeds": seeds, **asdict(settings), "iou": figures}))
 
 
 def _opaque(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from canvas import LABELS
+from canvas import LABELS, MARKING
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,13 +72,15 @@ def train(real: Labelled, added: Labelled | None, steps: int, batch_size: int, s
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps + 1, pct_start=0.15)
+    weight = torch.ones(len(LABELS))
+    weight[MARKING] = 3  # they are 3 % of the pixels
     shares = [(real, batch_size)]
     if added is not None:
         shares = [(real, batch_size - batch_size // 2), (added, batch_size // 2)]
     for _ in range(steps):
         parts = [one.take(rng.integers(len(one), size=count)) for one, count in shares]
         pictures, masks = _augmented(parts, rng)
-        loss = F.cross_entropy(model(pictures), masks)
+        loss = F.cross_entropy(model(pictures), masks, weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -157,12 +157,14 @@ def test_lanes_end_to_end(data: Path, bundle_copy: Path, tmp_path: Path) -> None
     manifest |= {"styles": ["photo", "mask", "c", "d", "e"], "default_style": "photo", "scenes": False}
     (bundle_copy / "bundle.json").write_text(json.dumps(manifest))
     out, sheet, journal = tmp_path / "roads.md", tmp_path / "sheet.png", tmp_path / "journal.jsonl"
-    sizes = ["--real", "8", "--generated", "8", "--steps", "5", "--test", "2", "--seeds", "2", "--batch", "4"]
+    sizes = ["--real", "8", "--generated", "4", "--steps", "3", "--test", "2", "--seeds", "2", "--batch", "4"]
     files = ["-o", str(out), "--sheet", str(sheet), "--journal", str(journal)]
     command = ["--data", str(data), "--bundle", str(bundle_copy), *sizes, *files]
     result = CliRunner().invoke(lanes.main, command, catch_exceptions=False)
     assert result.exit_code == 0
-    figures = json.loads(result.stdout.splitlines()[-1])
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert (told["real"], told["generated"], told["seeds"]) == (8, 4, 2)
+    figures = told["iou"]
     assert set(lanes.ARMS) <= set(figures)
     assert figures["real"]["gain"] == [0, 0, 0]
     assert all(0 <= figures[arm]["lanes"][0] <= 1 for arm in lanes.ARMS)
@@ -170,7 +172,7 @@ def test_lanes_end_to_end(data: Path, bundle_copy: Path, tmp_path: Path) -> None
     assert sheet.exists()
     kept = journal.read_text()
     again = CliRunner().invoke(lanes.main, command, catch_exceptions=False)
-    assert json.loads(again.stdout.splitlines()[-1]) == figures
+    assert json.loads(again.stdout.splitlines()[-1]) == told
     assert journal.read_text() == kept
     refused = CliRunner().invoke(lanes.main, [*command, "--test", "3"])
     assert "ask for fewer with --real and --test" in refused.output
