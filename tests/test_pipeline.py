@@ -173,6 +173,17 @@ def test_without_a_planner_the_prompt_is_one_picture(pipe: Pipeline) -> None:
     assert made.pixels.shape == (1, 128, 128, 4)
 
 
+def test_a_bundle_of_whole_pictures_plans_no_layers(bundle_copy: Path) -> None:
+    manifest = json.loads((bundle_copy / "bundle.json").read_text("utf-8"))
+    (bundle_copy / "bundle.json").write_text(json.dumps({**manifest, "scenes": False}), "utf-8")
+    pipe = miaobi.load(bundle_copy)
+    made = pipe.generate(SCENE, seed=4)
+    np.testing.assert_array_equal(made.pixels, pipe.generate(SCENE, seed=4, expand=None).pixels)
+    asked = pipe.generate(SCENE, seed=4, expand="openai:m@http://127.0.0.1:9/v1").receipt.ignored
+    note = "the planner openai:m@http://127.0.0.1:9/v1: tiny draws whole pictures"
+    assert asked == [note, *made.receipt.ignored]
+
+
 def test_prompts_of_one_call_share_a_size(pipe: Pipeline) -> None:
     made = pipe.generate(["cat", SCENE], seed=4)
     assert made.pixels.shape == (2, 512, 512, 4)

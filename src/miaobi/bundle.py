@@ -74,6 +74,8 @@ class Bundle:
     top_p: float = 1.0
     caption_cache: tuple[int, ...] = ()
     """Layers, heads and values of a head in the cache of its captioner; empty: it does not caption."""
+    scenes: bool = True
+    """Whether a prompt may become a scene of several layers; false: pictures are whole, with their ground."""
     dtype: str = "float32"
     card: Mapping[str, Any] = field(default_factory=dict)
     """The model card: measured quality and speed, and the command behind each figure."""
@@ -180,6 +182,7 @@ class Bundle:
                 top_k=int(knobs.get("top_k", 0)),
                 top_p=float(knobs.get("top_p", 1.0)),
                 caption_cache=tuple(map(int, manifest.get("caption_cache", ()))),
+                scenes=bool(manifest.get("scenes", True)),
                 dtype=str(manifest.get("dtype", "float32")),
                 card=dict(manifest.get("card", {})),
                 licences=tuple(manifest.get("licences", ())),

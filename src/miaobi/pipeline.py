@@ -68,8 +68,8 @@ class Pipeline(Drawer):
             tone: skin tone, 0 (none), 1 (light) to 5 (dark); without it, what the prompt says.
             size_px: 1, 2 or 4 times `bundle.size_px`; without it that size, and 4 times that for scenes.
             expand: who plans: "builtin", "openai:MODEL@BASE_URL" or "gguf:PATH" (see `text.expand`). A prompt
-                that names several things or a place becomes a scene, drawn in layers. None: the generator
-                is given the prompt as it is.
+                that names several things or a place becomes a scene, drawn in layers, unless the bundle
+                draws whole pictures (`bundle.scenes`). None: the generator is given the prompt as it is.
             expand_timeout_s: seconds that a language model may take; then the built-in planner plans.
             refine: stages that the pictures go through, such as "enhance" (see `refine.stage`).
             edit: a picture to go on from, instead of noise; there is no planning then.
@@ -90,6 +90,10 @@ class Pipeline(Drawer):
         clean = [clean_prompt(one) for one in prompts]
         notes = [what for _, left_out in clean for what in left_out]
         tones = [skin_tone(text) if tone is None else tone for text, _ in clean]
+        if not self.bundle.scenes:
+            if expand not in (None, "builtin"):
+                notes.append(f"the planner {expand}: {self.bundle.name} draws whole pictures")
+            expand = None
         chain = parse(refine) if refine else []
         stages: dict[str, float] = {}
         with timed(stages, "plan"):

@@ -1,9 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from miaobi.text.prompt import skin_tone
-from miaobi.train.captions import TONES_EN, TONES_ZH, caption, description
+from miaobi.train.captions import TONES_EN, TONES_ZH, Frames, caption, description
 from miaobi.train.colours import COLOURS
 from miaobi.train.data import Record
 
@@ -42,6 +43,14 @@ def test_both_languages_are_used_and_names_prevail() -> None:
 def test_a_label_in_one_language_is_enough() -> None:
     only = Record("x", "x", "noto", "teapot")
     assert all("teapot" in caption(only, None, {}, np.random.default_rng(seed)) for seed in range(20))
+
+
+def test_frames_of_ones_own() -> None:
+    frames = Frames(("a photo of {}",), ("{}的照片",))
+    texts = {caption(APPLE, None, HELDOUT, np.random.default_rng(seed), frames) for seed in range(60)}
+    assert texts == {"a photo of apple", "a photo of fruit", "苹果的照片", "水果的照片"}
+    with pytest.raises(ValueError, match=r"frames.en = \('a photo',\); give texts with one \{\} each"):
+        Frames(("a photo",))
 
 
 def test_tone_names_line_up() -> None:

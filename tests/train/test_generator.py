@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -160,6 +160,56 @@ def test_held_out_pairs_are_neither_trained_on_nor_asked_of_the_teacher(pairs: P
     chosen, condition = pairs.heldout()
     assert chosen.tolist() == [heldout]
     assert condition.style.tolist() == [2]
+
+
+def as_splits(sources: Sources, split: Mapping[str, str]) -> Sources:
+    """The same pictures, split by their concepts; the memory keeps what is trained on."""
+    records = tuple(replace(one, split=split.get(one.concept, "train")) for one in sources.dataset.records)
+    kept = [name for name in ("cat", "dog", "sun", "car", "tree") if name not in split]
+    rows = np.array([i for i, one in enumerate(records) if one.concept in kept])
+    values = sources.latents.values[rows].astype(np.float32)
+    memory = replace(
+        sources.memory,
+        keys=words(kept).embedding,
+        key_concept=np.arange(len(kept)),
+        entry_concept=np.array([kept.index(records[i].concept) for i in rows]),
+        entry_style=sources.dataset.style_ids()[rows],
+        entry_tone=np.zeros(len(rows), np.int64),
+        latents=pack(values, sources.memory.scale),
+        concepts=[{"slug": name, "label_en": name, "label_zh": name} for name in kept],
+        ids=[records[i].id for i in rows],
+    )
+    return replace(
+        sources, dataset=replace(sources.dataset, records=records), memory=memory, memory_rows=rows
+    )
+
+
+def test_a_concept_that_is_held_out_whole_is_drawn_from_what_its_name_finds(
+    sources: Sources, model: Diffusion
+) -> None:
+    pairs = Pairs(as_splits(sources, {"sun": "heldout"}), 2)
+    chosen, condition = pairs.heldout()
+    assert sorted(chosen.tolist()) == [6, 7, 8]
+    memory = pairs.sources.memory
+    expected = memory.neighbours(words(["sun"] * 3).embedding, pairs.styles[chosen], 0, 2)
+    torch.testing.assert_close(condition.neighbours, torch.from_numpy(expected.latents))
+    assert set(GeneratorTask(model, pairs, {"steps": 1}).report()[0]) == {"flow", "latent_error"}
+
+
+def test_where_nothing_is_held_out_reports_are_on_training_pictures(sources: Sources) -> None:
+    pairs = Pairs(as_splits(sources, {}), 2)
+    assert sorted(pairs.heldout()[0].tolist()) == list(range(15))
+
+
+def test_a_recipe_weighs_styles_and_frames_names(sources: Sources) -> None:
+    recipe = {"style_weights": {"noto": 0.0}, "frames": {"en": ["photo: {}"], "zh": ["{}的照片"]}}
+    pairs = Pairs.of(sources, 2, recipe)
+    styles = pairs.styles[sources.latents.source[pairs.rows]]
+    assert ((pairs.shares > 0) == (styles != STYLES.index("noto"))).all()
+    texts = pairs.texts(np.random.default_rng(0), np.arange(15))
+    assert all(text.startswith("photo: ") or text.endswith("的照片") for text in texts)
+    with pytest.raises(ValueError, match="allowed are 0 or more, for the styles noto, twemoji, fluent"):
+        Pairs.of(sources, 2, {"style_weights": {"oil": 1.0}})
 
 
 def test_recoloured_pictures_say_so(pairs: Pairs) -> None:

@@ -13,10 +13,8 @@ from torch import Tensor
 from miaobi import images
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
 from miaobi.train import devices, loop, workers
-from miaobi.train.data import Dataset, Indices, load_dataset
+from miaobi.train.data import Dataset, Float64, Indices, load_dataset
 from miaobi.train.drive import drive
-
-Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass
@@ -44,8 +42,8 @@ class AutoencoderTask:
         return self.model.loss(batch.to(on, memory_format=torch.channels_last), rng)
 
     def report(self) -> tuple[Mapping[str, float], Image.Image | None]:
-        heldout = self.dataset.split("heldout")
-        real = self.dataset.take(np.random.default_rng(0).permutation(heldout)[:256])
+        chosen = np.random.default_rng(0).permutation(self.dataset.reported())[:256]
+        real = self.dataset.take(chosen)
         drawn = reconstruct(self.model, real)
         error = (images.over_white(drawn) - images.over_white(real)) / 2
         psnr = -10 * np.log10(np.maximum(np.square(error).mean((1, 2, 3)), 1e-10))
@@ -79,12 +77,12 @@ def tuples(table: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
 
 
-def tone_shares(dataset: Dataset, toned: float) -> tuple[Indices, Float64]:
-    """Positions of the training pictures and their shares, a skin-tone variant counting `toned` of another
-    picture.
+def training_shares(dataset: Dataset, recipe: Mapping[str, Any]) -> tuple[Indices, Float64]:
+    """Positions of the training pictures and their shares, by the recipe's `tone_weight` and
+    `style_weights`.
     """
     train = dataset.split("train")
-    shares = np.array([toned if dataset.records[i].tone else 1.0 for i in train])
+    shares = dataset.weights(recipe.get("tone_weight", 0.2), recipe.get("style_weights", {}))[train]
     return train, shares / shares.sum()
 
 
@@ -92,8 +90,9 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     """Train as `recipe` says.
 
     Besides the tables `model` and `schedule`: `tone_weight`, how much a skin-tone variant counts;
-    `start_from`, a folder of weights to go on from; `encoder`, a folder of trained weights whose encoder is
-    kept as it is, and with it the meaning of latents: only the decoder is trained.
+    `style_weights`, a table of how much pictures of some styles count; `start_from`, a folder of weights to
+    go on from; `encoder`, a folder of trained weights whose encoder is kept as it is, and with it the meaning
+    of latents: only the decoder is trained.
     """
     dataset = load_dataset(Path(recipe["data"]))
     model = Autoencoder(AutoencoderConfig(**tuples(recipe.get("model", {})))).to(devices.device())
@@ -106,7 +105,7 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
             {k: v for k, v in weights.items() if not k.startswith("decoder.")}, strict=False
         )
         model.encoder.requires_grad_(False)
-    task = AutoencoderTask(model, dataset, *tone_shares(dataset, recipe.get("tone_weight", 0.2)))
+    task = AutoencoderTask(model, dataset, *training_shares(dataset, recipe))
     drive(task, recipe, out, resume)
     if not decoder_only and workers.rank() == 0:
         best = load(out)

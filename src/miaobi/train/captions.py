@@ -1,6 +1,7 @@
 """What people may call a picture: names, keywords, colours and skin tones, in English and in Chinese."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,8 +17,32 @@ TONES_EN = (
     "dark skin tone",
 )
 TONES_ZH = ("", "较浅肤色", "中等-浅肤色", "中等肤色", "中等-深肤色", "较深肤色")
-_FRAMES_EN = ("{}", "{}", "a {}", "an emoji of a {}", "a cute {}", "a picture of a {}", "{} icon")
-_FRAMES_ZH = ("{}", "{}", "一个{}", "{}的图标", "可爱的{}", "画一个{}", "{}表情")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What is said around a name, `{}`; each frame is as likely as the others."""
+
+    en: tuple[str, ...] = (
+        "{}",
+        "{}",
+        "a {}",
+        "an emoji of a {}",
+        "a cute {}",
+        "a picture of a {}",
+        "{} icon",
+    )
+    zh: tuple[str, ...] = ("{}", "{}", "一个{}", "{}的图标", "可爱的{}", "画一个{}", "{}表情")
+
+    def __post_init__(self) -> None:
+        for language in ("en", "zh"):
+            frames = tuple(getattr(self, language))
+            if not frames or any(frame.count("{}") != 1 or frame.count("{") != 1 for frame in frames):
+                raise ValueError(f"frames.{language} = {frames!r}; give texts with one {{}} each")
+            object.__setattr__(self, language, frames)
+
+
+EMOJI_FRAMES = Frames()
 
 
 def caption(
@@ -25,6 +50,7 @@ def caption(
     colour: str | None,
     heldout_tags: Mapping[str, Mapping[str, str]],
     rng: np.random.Generator,
+    frames: Frames = EMOJI_FRAMES,
 ) -> str:
     """A caption of a picture, half of them Chinese: its name three times in four, otherwise a keyword that is
     not held back.
@@ -41,8 +67,8 @@ def caption(
     if colour is not None:
         words = _colour_words(colour, chinese)
         name = _coloured(name, words[rng.integers(len(words))], chinese)
-    frames = _FRAMES_ZH if chinese else _FRAMES_EN
-    return frames[rng.integers(len(frames))].format(name) + _tone(record, chinese)
+    around = frames.zh if chinese else frames.en
+    return around[rng.integers(len(around))].replace("{}", name) + _tone(record, chinese)
 
 
 def description(record: Record, colour: str | None, chinese: bool) -> str:

@@ -6,7 +6,7 @@ picture i) and, where the order matters, styles.json (a list). Any folder in Hug
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from miaobi.images import Float, UInt8, from_uint8
 from miaobi.train import imagefolder
 
 Indices = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
 SPLITS = ("train", "heldout", "dropped")
 
 
@@ -83,6 +84,28 @@ class Dataset:
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is none of {', '.join(SPLITS)}")
         return np.array([i for i, record in enumerate(self.records) if record.split == name], np.int64)
+
+    def reported(self) -> Indices:
+        """Positions of the pictures that reports of a training run are on: those held out, or the training
+        pictures themselves where none is.
+        """
+        heldout = self.split("heldout")
+        return heldout if len(heldout) else self.split("train")
+
+    def weights(self, tone_weight: float, style_weights: Mapping[str, float]) -> Float64:
+        """How much each picture counts in a batch, (N,): 1, times `tone_weight` with a skin tone, times what
+        `style_weights` has for its style. Raises ValueError for an unknown style or a negative weight.
+        """
+        unknown = sorted(set(style_weights) - set(self.styles))
+        if unknown or min([tone_weight, *style_weights.values()]) < 0:
+            raise ValueError(
+                f"tone_weight = {tone_weight}, style_weights = {dict(style_weights)}; allowed are 0 or more, "
+                f"for the styles {', '.join(self.styles)}"
+            )
+        return np.array(
+            [(tone_weight if r.tone else 1.0) * style_weights.get(r.style, 1.0) for r in self.records],
+            np.float64,
+        )
 
     def style_ids(self) -> Indices:
         """The number of each picture's style, (N,)."""

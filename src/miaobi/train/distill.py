@@ -207,7 +207,8 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
         told = f"starts from {recipe['start_from']}"
     if workers.rank() == 0:
         tqdm.write(f"the student {told}")
-    pairs = Pairs(Sources.load({**teacher_recipe, **recipe}), teacher.backbone.neighbours)
+    both = {**teacher_recipe, **recipe}
+    pairs = Pairs.of(Sources.load(both), teacher.backbone.neighbours, both)
     paths = draw_paths(
         teacher,
         pairs,

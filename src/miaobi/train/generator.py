@@ -180,7 +180,9 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
 
     Besides `family` and the tables `model`, `schedule` and that of the family: `data`, folders `autoencoder`
     and `text` of trained parts, `heldout_tags`, `recoloured_copies` of each picture, `tone_weight` and
-    `colour_weight` of skin-tone variants and recoloured pictures in a batch, `preview`, a table of `steps`
+    `colour_weight` of skin-tone variants and recoloured pictures in a batch, `style_weights`, a table of the
+    same for pictures of some styles, `frames`, a table of what captions say around a name in `en` and `zh`
+    (lists of texts with a {}), `preview`, a table of `steps`
     and `guidance` for the previews, `judge`, a trained classifier's folder, for R-precision and FID in the
     reports, `start_from`, a folder of weights to go on from.
     """
@@ -201,13 +203,7 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
         if isinstance(model, Captioner):  # weights that draw may learn to caption
             weights = model.own_weights() | weights
         model.load_state_dict(weights)
-    pairs = Pairs(
-        sources,
-        model.backbone.neighbours,
-        recipe.get("tone_weight", 0.2),
-        recipe.get("colour_weight", 0.4),
-        model.config.captioning if isinstance(model, Captioner) else 0.0,
-    )
+    pairs = Pairs.of(sources, model.backbone.neighbours, recipe)
     if isinstance(model, Vae) and model.config.perceptual_weight:
         from miaobi.train.perceptual import Perceptual
 

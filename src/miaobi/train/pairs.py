@@ -1,7 +1,8 @@
 """Batches for generators: latents, and the captions, styles and neighbours they are to be drawn from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from miaobi.captioning import END, LANGUAGES
 from miaobi.models.autoencoder import Autoencoder
 from miaobi.models.backbone import Condition
 from miaobi.text.memory import choose_entries, entry_table, rank_concepts
-from miaobi.train.captions import caption, description
+from miaobi.train.captions import EMOJI_FRAMES, Frames, caption, description
 from miaobi.train.colours import COLOURS
 from miaobi.train.sources import Captions, Int, Sources
 
@@ -55,6 +56,8 @@ class Pairs:
         neighbours: how many of them a picture has.
         tone_weight: how much a skin-tone variant counts.
         colour_weight: how much a recoloured picture counts.
+        style_weights: how much pictures of some styles count.
+        frames: what captions say around a name.
         captioning: share of a batch, below 1, that is to be captioned instead of drawn.
     """
 
@@ -64,9 +67,12 @@ class Pairs:
         neighbours: int,
         tone_weight: float = 0.2,
         colour_weight: float = 0.4,
+        style_weights: Mapping[str, float] | None = None,
+        frames: Frames = EMOJI_FRAMES,
         captioning: float = 0.0,
     ) -> None:
-        self.sources, self.neighbour_count, self.captioning = sources, neighbours, captioning
+        self.sources, self.neighbour_count, self.frames = sources, neighbours, frames
+        self.captioning = captioning
         self.captions = Captions(sources.encoder)
         records, latents, memory = sources.dataset.records, sources.latents, sources.memory
         self.styles = sources.dataset.style_ids()
@@ -74,12 +80,27 @@ class Pairs:
         self.concept = np.array([number.get(record.concept, -1) for record in records], np.int64)
         usable = np.array([record.split == "train" for record in records]) & (self.concept >= 0)
         self.rows = np.flatnonzero(usable[latents.source])
-        shares = np.where([records[i].tone > 0 for i in latents.source[self.rows]], tone_weight, 1.0)
-        shares = np.where(latents.colour[self.rows] >= 0, colour_weight, shares)
+        weights = sources.dataset.weights(tone_weight, style_weights or {})
+        shares = weights[latents.source[self.rows]]
+        # only pictures without a skin tone are recoloured
+        shares = np.where(latents.colour[self.rows] >= 0, colour_weight * shares, shares)
         self.shares = shares / shares.sum()
         self.names = list(COLOURS)
         self._related = self._rank_related()
         self._table = entry_table(memory.entry_concept, len(memory.concepts))
+
+    @classmethod
+    def of(cls, sources: Sources, neighbours: int, recipe: Mapping[str, Any]) -> "Pairs":
+        """Pairs as a generator's recipe describes them, see `generator.train`."""
+        return cls(
+            sources,
+            neighbours,
+            recipe.get("tone_weight", 0.2),
+            recipe.get("colour_weight", 0.4),
+            recipe.get("style_weights"),
+            Frames(**recipe.get("frames", {})),
+            recipe.get("autoregressive", {}).get("captioning", 0.0),
+        )
 
     def _rank_related(self) -> Int:
         """(concepts, 4): each concept itself, then the nearest others by its first key."""
@@ -159,7 +180,13 @@ class Pairs:
         """A random caption for each row of the latents."""
         sources = self.sources
         return [
-            caption(sources.dataset.records[i], self.names[c] if c >= 0 else None, sources.heldout_tags, rng)
+            caption(
+                sources.dataset.records[i],
+                self.names[c] if c >= 0 else None,
+                sources.heldout_tags,
+                rng,
+                self.frames,
+            )
             for i, c in zip(sources.latents.source[rows], sources.latents.colour[rows], strict=True)
         ]
 
@@ -186,16 +213,23 @@ class Pairs:
         )
 
     def heldout(self, limit: int | None = None) -> tuple[Int, Condition]:
-        """Held-out pictures without skin tones, in a fixed random order, and their conditions by English
-        name.
+        """Held-out pictures (see `Dataset.reported`) without skin tones, in a fixed random order, and their
+        conditions by name.
+
+        They are pictures of concepts that the memory knows. Where every held-out concept is new to it, the
+        neighbours are those that it finds for the name.
         """
         dataset = self.sources.dataset
-        able = [i for i in dataset.split("heldout") if not dataset.records[i].tone and self.concept[i] >= 0]
-        chosen = np.random.default_rng(0).permutation(np.array(able, np.int64))[:limit]
-        entries = self.candidates(self.concept[chosen], self.styles[chosen])[0][:, : self.neighbour_count]
-        return chosen, self.condition(
-            [dataset.records[i].label_en for i in chosen], self.styles[chosen], entries
-        )
+        able = [i for i in dataset.reported() if not dataset.records[i].tone]
+        known = [i for i in able if self.concept[i] >= 0]
+        chosen = np.random.default_rng(0).permutation(np.array(known or able, np.int64))[:limit]
+        names = [dataset.records[i].label_en or dataset.records[i].label_zh for i in chosen]
+        style, count = self.styles[chosen], self.neighbour_count
+        if known:
+            entries = self.candidates(self.concept[chosen], style)[0][:, :count]
+        else:
+            entries = self.sources.memory.neighbours(self.captions(names).embedding, style, 0, count).entries
+        return chosen, self.condition(names, style, entries)
 
     def sheet(self, real: Tensor, drawn: Tensor) -> Image.Image:
         """Real and drawn latents (B, C, h, w), decoded, side by side."""
