@@ -15,6 +15,7 @@ from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -32,7 +33,7 @@ from families_runs import (
     training,
 )
 from miaobi.accelerate import machine
-from miaobi.accelerate.recipe import Runtime, dumps
+from miaobi.accelerate.bundles import save
 from miaobi.bundle import Bundle
 from miaobi.errors import InputError, MiaobiError
 from miaobi.evaluate import speed
@@ -85,8 +86,8 @@ Rows: {titles}. Columns: {prompts}; two in each style, with seeds 0 to {last}. N
 
 ## How
 
-**Compute.** Each recipe of recipes/emoji was trained for {minutes:g} minutes by {workers} worker(s), a
-process each, on the machine below. How many steps that is was decided before, by the rate of {trial} steps,
+**Compute.** Each recipe of recipes/emoji was trained for {minutes:g} minutes by {workers} worker
+process(es) on the machine below. How many steps that is was decided before, by the rate of {trial} steps,
 so that warm-up and cooldown fit. The minutes in the table are the steps' own, their number times the median
 of their time; previews, checkpoints and encoding the pictures (once for each autoencoder) come on top. An
 image counts once, also where a step sees it at several noise levels.
@@ -143,13 +144,15 @@ def speeds(pipes: dict[tuple[str, str], Pipeline], rounds: int) -> dict[str, Fig
     return found
 
 
-def memory(bundle: Bundle, processes: int) -> Figures:
-    """Peak memory (MB) of new processes that load a bundle and draw one picture, by runtime."""
-    found: Figures = {}
-    for runtime in RUNTIMES if processes else ():
-        recipe = "" if runtime == bundle.runtime else dumps((Runtime(runtime),))
-        fresh = speed.in_fresh_processes(processes, str(bundle.folder), recipe)
-        found[f"{runtime}/peak_memory_mb"] = speed.first_pictures(fresh)["peak_memory_mb"]
+def memory(pipes: dict[tuple[str, str], Pipeline], processes: int) -> dict[str, Figures]:
+    """Peak memory (MB) of new processes that load a bundle, for its runtime alone, and draw one picture."""
+    found: dict[str, Figures] = {name: {} for name, _ in pipes}
+    for (name, runtime), pipe in pipes.items() if processes else ():
+        click.echo(f"memory: {name}, {runtime}", err=True)
+        with TemporaryDirectory() as folder:
+            save(pipe, Path(folder))
+            fresh = speed.in_fresh_processes(processes, folder)
+        found[name][f"{runtime}/peak_memory_mb"] = speed.first_pictures(fresh)["peak_memory_mb"]
     return found
 
 
@@ -249,14 +252,15 @@ def compare(
     bundles: dict[str, Bundle] = {}
     for name, told in figures.items():
         bundles[name], parameters = export(name, setting)
-        told |= parameters | memory(bundles[name], processes)
+        told |= parameters
     pipes = {
         (name, runtime): Pipeline(bundle, Running(runtime, batch=max(BATCHES)))
         for name, bundle in bundles.items()
         for runtime in RUNTIMES
     }
-    for name, told in speeds(pipes, rounds).items():
-        figures[name] |= told
+    for found in (memory(pipes, processes), speeds(pipes, rounds)):
+        for name, told in found.items():
+            figures[name] |= told
     dataset, drawn = load_dataset(setting.data), []
     bench = Bench(dataset, *load_judge(setting.judge), FeatureExtractor(), limit)
     styles = [dataset.styles[number // 2 % len(dataset.styles)] for number in range(len(PROMPTS))]

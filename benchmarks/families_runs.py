@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import safe_open
 
 from miaobi.bundle import MANIFEST, Bundle
-from miaobi.errors import InputError, TrainingError
+from miaobi.errors import InputError, MiaobiError, TrainingError
 from miaobi.evaluate.intervals import Figure, bootstrap, exact
 from miaobi.files import atomic_write
 from miaobi.train import read_recipe, run, workers
@@ -110,7 +110,7 @@ class Setting:
 
 
 def trial(recipe: dict[str, Any]) -> float:
-    """Median seconds of a step of a recipe, by its first steps; nothing is kept."""
+    """Median seconds of a step of a recipe, by its first steps; nothing is kept, and the recipe is changed."""
     from miaobi.train import generator, loop
 
     with workers.group():
@@ -119,6 +119,14 @@ def trial(recipe: dict[str, Any]) -> float:
         for _ in loop.fit(task, loop.start(task.model, schedule), schedule):
             times.append(time.perf_counter())
         return median(np.diff(times)[WARM_UP_STEPS:])
+
+
+def _work(recipe: dict[str, Any]) -> float | MiaobiError:
+    """One worker's trial; what is wrong is returned and not raised."""
+    try:
+        return trial(recipe)
+    except MiaobiError as error:
+        return error
 
 
 def planned(name: str, setting: Setting) -> dict[str, Any]:
@@ -136,10 +144,10 @@ def planned(name: str, setting: Setting) -> dict[str, Any]:
             raise InputError(f"{path} has {'; '.join(changed)}; ask for the same, or choose another --runs")
         return kept
     click.echo(f"{name}: {TRIAL_STEPS} steps to see how fast it trains", err=True)
-    if setting.workers > 1:
-        seconds = workers.start(setting.workers, trial, wanted)[0]
-    else:
-        seconds = trial(setting.recipe(name))
+    asked = setting.recipe(name)
+    seconds = workers.start(setting.workers, _work, asked)[0] if setting.workers > 1 else trial(asked)
+    if isinstance(seconds, MiaobiError):
+        raise seconds
     wanted["schedule"]["steps"] = max(LEAST_STEPS, round(setting.minutes * 60 / seconds))
     wanted["plan"]["step_ms"] = round(seconds * 1000, 2)
     write_recipe(path, wanted)
