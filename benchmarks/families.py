@@ -174,7 +174,11 @@ def page(
         f"| | {' | '.join(titles)} |",
         "|---" * (len(titles) + 1) + "|",
         f"| drawn with | {' | '.join(drawn.values())} |",
-        *(_row(title, [told.get(key) for told in figures.values()]) for key, title in ROWS.items()),
+        *(
+            _row(title, [told.get(key) for told in figures.values()])
+            for key, title in ROWS.items()
+            if any(key in told for told in figures.values())
+        ),
     ]
     others = "; ".join(f"{FAMILIES[name].title} ({told})" for name, told in missing.items())
     features = ", ".join(sorted(machine.cpu_features())) or "unknown instructions"

@@ -110,7 +110,7 @@ class Setting:
 
 
 def trial(recipe: dict[str, Any]) -> float:
-    """Median seconds of a step of a recipe, by its first steps; nothing is kept, and the recipe is changed."""
+    """Median seconds of a step of a recipe, by its first steps; the recipe is changed."""
     from miaobi.train import generator, loop
 
     with workers.group():
