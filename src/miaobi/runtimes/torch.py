@@ -16,11 +16,18 @@ from miaobi.runtimes.graph import Running
 Array = npt.NDArray[Any]
 CONTEXT = ("context_bias", "context_place", "context_keys", "context_values", "context_mask")
 _CONDITION = ("tokens", "mask", "embedding", "style", "neighbours", "neighbour_style")
+_CACHE = ("context_keys", "context_values", "context_mask")
 _SIGNATURES = {
     "context": (_CONDITION, CONTEXT),
     "denoiser": (("x", "t", *CONTEXT), ("velocity",)),
     "decoder": (("latents",), ("image",)),
 }
+_OF_TOKENS = {
+    "context": (_CONDITION, _CACHE),
+    "writer": (("codes", "known", "index", "filling", *_CACHE), ("logits", "keys", "values")),
+    "decoder": (("codes",), ("image",)),
+}
+"""Signatures where image tokens are written: of the autoregressive family."""
 
 
 class TorchModel:
@@ -28,19 +35,21 @@ class TorchModel:
 
     Args:
         bundle: one with PyTorch weights.
-        name: "context", "denoiser" or "decoder".
+        name: "context", "denoiser" or "writer", "decoder".
         running: dtype (mixed precision), threads (of the whole process), device and whether to compile.
 
     Raises:
-        BundleError: there are no weights, or of a family that only runs as graphs.
+        BundleError: there are no weights, or none of that part.
     """
 
     def __init__(self, bundle: Bundle, name: str, running: Running) -> None:
         from miaobi.train import autoencoder, generator
 
-        if "generator.safetensors" not in bundle.files or name not in _SIGNATURES:
+        tokens = bundle.family == "autoregressive"
+        signatures = _OF_TOKENS if tokens else _SIGNATURES
+        if "generator.safetensors" not in bundle.files or name not in signatures:
             raise BundleError(f"{bundle.name}: its {name} has no PyTorch weights; run it on onnxruntime.")
-        self.inputs, self.outputs = _SIGNATURES[name]
+        self.inputs, self.outputs = signatures[name]
         if running.threads:
             torch.set_num_threads(running.threads)
         self._dtype, self._device = getattr(torch, running.dtype), torch.device(running.device)
@@ -56,8 +65,12 @@ class TorchModel:
         methods: dict[str, Callable[..., Any]] = {
             "context": lambda *inputs: module.prepare(Condition(*inputs)),
             "denoiser": lambda *inputs: module.velocity(*inputs),
-            "decoder": lambda *inputs: module.decode(*inputs),
+            "writer": lambda *inputs: module.write(*inputs),
+            "decoder": lambda latents: module.decode(latents),
         }
+        if name == "decoder" and tokens:
+            writer: Any = generator.load(bundle.path("generator.safetensors")).to(self._device)
+            methods["decoder"] = lambda codes: module.decode(writer.to_latents(codes))
         self._call = methods[name]
         if running.compiled:
             self._call = torch.compile(self._call)

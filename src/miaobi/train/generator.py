@@ -175,17 +175,8 @@ def load_teacher(
     return draw
 
 
-def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
-    """Train as `recipe` says.
-
-    Besides `family` and the tables `model`, `schedule` and that of the family: `data`, folders `autoencoder`
-    and `text` of trained parts, `heldout_tags`, `recoloured_copies` of each picture, `tone_weight` and
-    `colour_weight` of skin-tone variants and recoloured pictures in a batch, `style_weights`, a table of the
-    same for pictures of some styles, `frames`, a table of what captions say around a name in `en` and `zh`
-    (lists of texts with a {}), `preview`, a table of `steps`
-    and `guidance` for the previews, `judge`, a trained classifier's folder, for R-precision and FID in the
-    reports, `start_from`, a folder of weights to go on from.
-    """
+def task(recipe: dict[str, Any], resume: bool = False) -> GeneratorTask:
+    """What a recipe trains, see `train`; what the data decide about the model is written into the recipe."""
     sources = Sources.load(recipe)
     shape = list(sources.latents.values.shape[1:])
     recipe["model"] = {"styles": len(sources.dataset.styles), "latent_shape": shape} | recipe.get("model", {})
@@ -209,4 +200,18 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
 
         model.perceptual = Perceptual(sources.autoencoder)
     judge = Path(recipe["judge"]) if "judge" in recipe else None
-    drive(GeneratorTask(model, pairs, recipe.get("preview", {}), judge), recipe, out, resume)
+    return GeneratorTask(model, pairs, recipe.get("preview", {}), judge)
+
+
+def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
+    """Train as `recipe` says.
+
+    Besides `family` and the tables `model`, `schedule` and that of the family: `data`, folders `autoencoder`
+    and `text` of trained parts, `latents`, a file that keeps the encoded pictures, `heldout_tags`,
+    `recoloured_copies` of each picture, `tone_weight` and `colour_weight` of skin-tone variants and
+    recoloured pictures in a batch, `style_weights`, a table of the same for pictures of some styles,
+    `frames`, a table of what captions say around a name in `en` and `zh` (lists of texts with a {}),
+    `preview`, a table of `steps` and `guidance` for the previews, `judge`, a trained classifier's folder, for
+    R-precision and FID in the reports, `start_from`, a folder of weights to go on from.
+    """
+    drive(task(recipe, resume), recipe, out, resume)

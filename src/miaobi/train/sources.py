@@ -38,10 +38,12 @@ class Sources:
 
     @classmethod
     def load(cls, recipe: Mapping[str, Any]) -> "Sources":
-        """Read `data`, `autoencoder` and `text` of a recipe; encodes the pictures the first time."""
+        """Read `data`, `autoencoder` and `text` of a recipe; encodes the pictures the first time and keeps
+        them in the file `latents`, by default `latents.npz` beside the data.
+        """
         dataset = load_dataset(Path(recipe["data"]))
         autoencoder = autoencoder_part.load(Path(recipe["autoencoder"])).to(devices.device())
-        cache = Path(recipe["data"]) / "latents.npz"
+        cache = Path(recipe.get("latents", Path(recipe["data"]) / "latents.npz"))
         with workers.first_alone():
             latents = encode(autoencoder, dataset, recipe.get("recoloured_copies", 1), cache)
         text = Path(recipe["text"])
