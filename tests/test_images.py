@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from miaobi import images
+from miaobi import colours, images
 
 PIXELS = arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.just(4)))
 
@@ -72,3 +72,18 @@ def test_contact_sheet_places_every_picture() -> None:
     assert sheet.getpixel((10, 5)) == (0, 0, 0, 0)
     with pytest.raises(ValueError, match="at least one"):
         images.contact_sheet([])
+
+
+@pytest.mark.parametrize(
+    ("text", "colour"),
+    [
+        ("blue apple", "blue"),
+        ("a Crimson and green kite", "red"),
+        ("绿色的猫", "green"),
+        ("一个红苹果", "red"),
+        ("a bluebird", None),
+        ("", None),
+    ],
+)
+def test_the_colour_that_a_text_names(text: str, colour: str | None) -> None:
+    assert colours.named(text) == colour

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from sources import HERE
 
+from miaobi.colours import COLOURS
 from miaobi.errors import DataError, MiaobiError
 from miaobi.runtimes.onnx import OnnxModel
 from miaobi.text.encoder import TextEncoder
-from miaobi.train.colours import COLOURS
 from miaobi.train.data import Record, load_dataset
 from miaobi.train.text_keys import accuracy, build_keys, concept_texts
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from miaobi import sampling
+from miaobi import colours, sampling
 from miaobi.bundle import Bundle
 from miaobi.captioning import write_words
 from miaobi.errors import InputError
-from miaobi.images import Float
+from miaobi.images import Float, from_uint8, to_uint8
 from miaobi.runtimes.graph import Graph, Running, open_graph, traits_of
 from miaobi.runtimes.onnx import pick_device
 from miaobi.text.encoder import TextEncoder, joined
@@ -134,6 +134,8 @@ class Drawer:
                 if after is None
                 else after.neighbours(len(texts), self.bundle.neighbours)
             )
+            if after is None:
+                self._repaint(found, texts)
         question = {
             "tokens": features.tokens,
             "mask": features.mask,
@@ -165,6 +167,20 @@ class Drawer:
         names = [[self.memory.ids[one] for one in row if one >= 0] for row in found.entries]
         images = np.concatenate(pictures) if len(pictures) > 1 else pictures[0]
         return Drawn(images, names, features.ignored)
+
+    def _repaint(self, found: Neighbours, texts: Sequence[str]) -> None:
+        """Paint neighbours that are named by another colour than their text asks for, in place: for "blue
+        apple" the green apples, which the generator was never taught in blue.
+        """
+        if self.bundle.family == "autoregressive" or "encoder.onnx" not in self.bundle.files:
+            return
+        for row, text in enumerate(texts if self.bundle.neighbours else ()):
+            asked, first = colours.named(text), self.memory.entry_concept[found.entries[row, 0]]
+            own = colours.named(self.memory.concepts[first]["label_en"])
+            if asked and own and asked != own:
+                pictures = to_uint8(self._decoder(latents=found.latents[row])["image"])
+                painted = np.stack([colours.recolour(picture, asked) for picture in pictures])
+                found.latents[row] = self.encode(from_uint8(painted))
 
     def remember(self, name: str, picture: Float, style: str | None = None) -> None:
         """Draw after this picture from now on where a prompt says `name`; kept for later pipelines too.

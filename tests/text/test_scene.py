@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from miaobi.colours import COLOURS as TRAINED
 from miaobi.errors import InputError
 from miaobi.text.lexicon import BACKGROUNDS, COLOURS, RELATIONS
 from miaobi.text.scene import MAX_LAYERS, Layer, Relation, Scene, Thing, cleaned, prompt_of
-from miaobi.train.colours import COLOURS as TRAINED
 
 OVERLAPPING = {"in", "on", "behind", "front"}
 words = st.text("abc 猫狗é-'", min_size=1, max_size=20).map(cleaned).filter(lambda text: text.strip("-' "))

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miaobi.colours import COLOURS
 from miaobi.text.prompt import skin_tone
 from miaobi.train.captions import TONES_EN, TONES_ZH, Frames, caption, description
-from miaobi.train.colours import COLOURS
 from miaobi.train.data import Record
 
 APPLE = Record("noto/apple", "apple", "noto", "apple", "苹果", ("fruit", "secret"), ("水果", "秘密"))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from miaobi.colours import COLOURS, main_colour, recolour
 from miaobi.errors import DataError
 from miaobi.images import from_uint8
-from miaobi.train.colours import COLOURS, main_colour, recolour
 from miaobi.train.data import Record, load_dataset
 
 

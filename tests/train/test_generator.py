@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from miaobi.captioning import END
+from miaobi.colours import COLOURS
 from miaobi.errors import InputError, TrainingError
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
 from miaobi.models.autoregressive import AutoregressiveConfig
@@ -19,7 +20,6 @@ from miaobi.text.encoder import TextFeatures
 from miaobi.text.memory import Memory, best_scale, pack
 from miaobi.text.tokenizer import Tokenizer
 from miaobi.train import distill, generator, loop
-from miaobi.train.colours import COLOURS
 from miaobi.train.data import Dataset, Record
 from miaobi.train.generator import GeneratorTask
 from miaobi.train.latents import Latents

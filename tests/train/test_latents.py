@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from miaobi.colours import COLOURS
 from miaobi.images import from_uint8
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
-from miaobi.train.colours import COLOURS
 from miaobi.train.data import Dataset, Record
 from miaobi.train.latents import encode
 

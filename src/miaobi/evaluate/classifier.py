@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from miaobi.colours import COLOURS, recolour
 from miaobi.errors import TrainingError
 from miaobi.evaluate.features import Backbone
 from miaobi.evaluate.quality import hits, over_white
 from miaobi.files import atomic_write
 from miaobi.train import devices, loop, workers
-from miaobi.train.colours import COLOURS, recolour
 from miaobi.train.data import Dataset, Indices, load_dataset
 from miaobi.train.drive import drive
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miaobi.train.colours import COLOURS
+from miaobi.colours import COLOURS
 from miaobi.train.data import Record
 
 TONES_EN = (

@@ -17,10 +17,10 @@ from torch import Tensor
 from miaobi import images
 from miaobi.accelerate.prune import narrowed_decoder
 from miaobi.accelerate.refit import refit_decoder
+from miaobi.colours import COLOURS, recolour
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig, distance
 from miaobi.train import autoencoder as whole_part
 from miaobi.train import devices, loop, workers
-from miaobi.train.colours import COLOURS, recolour
 from miaobi.train.data import load_dataset
 from miaobi.train.drive import drive
 from miaobi.train.latents import Latents, encode

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
+from miaobi.colours import COLOURS, main_colour, recolour
 from miaobi.files import atomic_write
 from miaobi.images import from_uint8
 from miaobi.models.autoencoder import Autoencoder
 from miaobi.train import devices
-from miaobi.train.colours import COLOURS, main_colour, recolour
 from miaobi.train.data import Dataset
 
 _CLEAR = 0.4  # share of a picture that must take a colour for "blue …" to be true of it

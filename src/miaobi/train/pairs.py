@@ -11,11 +11,11 @@ from torch import Tensor
 
 from miaobi import images, sampling
 from miaobi.captioning import END, LANGUAGES
+from miaobi.colours import COLOURS
 from miaobi.models.autoencoder import Autoencoder
 from miaobi.models.backbone import Condition
 from miaobi.text.memory import choose_entries, entry_table, rank_concepts
 from miaobi.train.captions import EMOJI_FRAMES, Frames, caption, description
-from miaobi.train.colours import COLOURS
 from miaobi.train.sources import Captions, Int, Sources
 
 _CANDIDATES = 8  # neighbours that a training sample may draw its own from

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miaobi.train.colours import COLOURS
+from miaobi.colours import COLOURS
 
 CLASSES = (*COLOURS, "none")
 """What the colour head tells apart."""

@@ -4,6 +4,7 @@ The dominant area of a picture (its main hue, or its greys where it has hardly a
 ramp of the new colour: each pixel keeps its place between shadow and highlight and loses its own hue.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -58,6 +59,15 @@ COLOURS = MappingProxyType(
     }
 )
 """Name -> colour. `en[0]` and `zh[0]` are the usual words."""
+
+
+def named(text: str) -> str | None:
+    """The colour that an English or Chinese text names, one of COLOURS; of several, the first said."""
+    words, found = text.lower(), []
+    for name, colour in COLOURS.items():
+        found += [(match.start(), name) for one in colour.en if (match := re.search(rf"\b{one}\b", words))]
+        found += [(words.index(one), name) for one in colour.zh if one in words]
+    return min(found)[1] if found else None
 
 
 def recolour(image: UInt8, colour: str) -> UInt8:
