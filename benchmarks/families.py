@@ -95,7 +95,8 @@ image counts once, also where a step sees it at several noise levels.
 **Autoencoders** were trained before and are not in these minutes. {autoencoders}.
 
 **Shared by all:** pictures, captions, retrieved neighbours, text encoder, and how often conditions are left
-out. Optimiser, rate and batch are those of each family's recipe.
+out. Optimiser, rate and batch are those of each family's recipe. The autoregressive family learns to draw
+alone, not to caption.
 
 **Quality:** {pairs} held-out (concept, style) pairs, the same seeds and judge, drawn by the ONNX graphs in
 fp32, measured as `miaobi evaluate generation` does. Real pictures score {top1} top-1 and {top5} top-5.

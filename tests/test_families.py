@@ -30,12 +30,16 @@ PARTS = {
     "codes": CODER + "latent_channels = 2\nlevels = [3, 3]\n",
 }
 MODEL = "[model]\ntext_width = 16\nwidth = 16\ndepth = 1\ncontext_depth = 1\nheads = 2\nneighbours = {}\n"
+WRITER = "[autoregressive]\nkv_heads = 1\ncaptioning = 0.2\n"
 GENERATORS = {
     "generator": ("diffusion", MODEL.format(2)),
     "text_only": ("diffusion", MODEL.format(0)),
     "gan": ("gan", MODEL.format(2) + "[gan]\nwidth = 8\nblocks = 1\n"),
     "vae": ("vae", MODEL.format(2) + "[vae]\ndepth = 1\n"),
-    "autoregressive": ("autoregressive", MODEL.format(2) + "[autoregressive]\nkv_heads = 1\n"),
+    "autoregressive": (
+        "autoregressive",
+        MODEL.format(2) + WRITER,
+    ),
 }
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -137,6 +141,7 @@ def test_a_run_of_another_length_is_not_compared(root: Path, tmp_path: Path) -> 
     paths = [root / name for name in ("recipes", "data", "text", "autoencoder", "codes", "judge")]
     setting = families_runs.Setting(*paths, runs, minutes=1.0, workers=1)
     runs.mkdir()
+    assert setting.recipe("autoregressive")["autoregressive"]["captioning"] == 0
     recipe = setting.recipe("vae")
     recipe["schedule"]["steps"], recipe["plan"]["step_ms"] = 700, 85.7
     families_runs.write_recipe(setting.plan("vae"), recipe)

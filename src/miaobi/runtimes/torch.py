@@ -87,7 +87,7 @@ class TorchModel:
         except RuntimeError as error:
             raise MachineError(f"PyTorch failed: {str(error).splitlines()[0]}") from error
         outputs = (results,) if isinstance(results, Tensor) else results
-        arrays = [one.float().cpu().numpy() for one in outputs]
+        arrays = [one.detach().float().cpu().numpy() for one in outputs]
         return dict(zip(self.outputs, arrays, strict=True))
 
     def _tensor(self, array: Array) -> Tensor:
