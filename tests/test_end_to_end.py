@@ -117,7 +117,7 @@ def test_a_captioner_from_a_recipe_to_words(
     recipe.write_text(start + FAMILIES["autoregressive"] + SCHEDULE)
     assert main(["train", str(recipe), "--out", str(plain)]) == 0
     table = FAMILIES["autoregressive"] + "captioning = 0.5\n"
-    longer = "[schedule]\nsteps = 150\nbatch_size = 8\nwarmup = 1\nlr = 0.01\nprecision = \"fp32\"\n"
+    longer = '[schedule]\nsteps = 150\nbatch_size = 8\nwarmup = 1\nlr = 0.01\nprecision = "fp32"\n'
     recipe.write_text(f'{start}start_from = "{plain}"\n{table}{longer}')
     assert main(["train", str(recipe), "--out", str(run)]) == 0
     recipe.write_text(
