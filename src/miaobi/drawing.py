@@ -175,9 +175,10 @@ class Drawer:
         if self.bundle.family == "autoregressive" or "encoder.onnx" not in self.bundle.files:
             return
         for row, text in enumerate(texts if self.bundle.neighbours else ()):
-            asked, first = colours.named(text), self.memory.entry_concept[found.entries[row, 0]]
-            own = colours.named(self.memory.concepts[first]["label_en"])
-            if asked and own and asked != own:
+            if not (asked := colours.named(text)):
+                continue
+            concept = self.memory.concepts[self.memory.entry_concept[found.entries[row, 0]]]
+            if colours.named(concept["label_en"]) not in (None, asked):
                 pictures = to_uint8(self._decoder(latents=found.latents[row])["image"])
                 painted = np.stack([colours.recolour(picture, asked) for picture in pictures])
                 found.latents[row] = self.encode(from_uint8(painted))

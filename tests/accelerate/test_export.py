@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -8,9 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from miaobi.accelerate import graphs
 from miaobi.accelerate.export import Storage, captioner_graph, decoder_graph, generator_graphs, to_onnx
-from miaobi.accelerate.graphs import calibrated_convolutions
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
 from miaobi.models.autoregressive import AutoregressiveConfig
 from miaobi.models.captioning import Captioner
@@ -31,8 +28,8 @@ def test_generator_in_onnx_runtime_against_torch() -> None:
     for parameter in model.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
-    made = generator_graphs(model, "fp32")
-    assert not any(b"export.py" in graph or b"site-packages" in graph for graph in made.values())
+    graphs = generator_graphs(model, "fp32")
+    assert not any(b"export.py" in graph or b"site-packages" in graph for graph in graphs.values())
     inputs = {
         "tokens": torch.randn(3, 7, 8),
         "mask": torch.arange(7)[None] < torch.tensor([[7], [2], [0]]),
@@ -45,12 +42,12 @@ def test_generator_in_onnx_runtime_against_torch() -> None:
         expected = model.prepare(Condition(*inputs.values()))
         x, t = torch.randn(3, 4, 4, 4), torch.rand(3)
         velocity = model.velocity(x, t, *expected)
-    context = session(made["context.onnx"])
+    context = session(graphs["context.onnx"])
     names = [output.name for output in context.get_outputs()]
     found = dict(zip(names, context.run(None, {k: v.numpy() for k, v in inputs.items()}), strict=True))
     for name, tensor in zip(names, expected, strict=True):
         np.testing.assert_allclose(found[name], tensor.numpy(), rtol=1e-3, atol=1e-4)
-    drawn = session(made["denoiser.onnx"]).run(None, {"x": x.numpy(), "t": t.numpy(), **found})[0]
+    drawn = session(graphs["denoiser.onnx"]).run(None, {"x": x.numpy(), "t": t.numpy(), **found})[0]
     np.testing.assert_allclose(drawn, velocity.numpy(), rtol=1e-3, atol=1e-4)
 
 
@@ -68,27 +65,6 @@ def test_decoder_in_every_storage_against_torch(storage: Storage, tolerance: flo
         0
     ]
     np.testing.assert_allclose(drawn, expected, atol=tolerance * np.abs(expected).max())
-
-
-def test_a_calibrated_decoder_computes_in_int8_and_can_be_turned_back(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = AutoencoderConfig(
-        channels=(16, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent_channels=4
-    )
-    plain = decoder_graph(Autoencoder(config).eval(), "fp32", 4)["decoder.onnx"]
-    latents = np.random.default_rng(0).standard_normal((16, 4, 4, 4), np.float32)
-    small = calibrated_convolutions(plain, [{"latents": one[None]} for one in latents])
-    assert len(small) < 0.6 * len(plain)
-    expected, drawn = (session(graph).run(None, {"latents": latents})[0] for graph in (plain, small))
-    error = np.square(drawn - expected).mean() / expected.var()
-    assert 0 < error < 3e-3
-    alone = session(small).run(None, {"latents": latents[5:6]})[0]
-    np.testing.assert_allclose(alone, drawn[5:6], atol=1e-5)  # a batch does not change a picture
-    (tmp_path / "decoder.onnx").write_bytes(small)
-    again = graphs.plain(tmp_path / "decoder.onnx")
-    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in again.graph.node}
-    turned_back = session(again.SerializeToString()).run(None, {"latents": latents})[0]
-    assert np.square(turned_back - expected).mean() < np.square(drawn - expected).mean()
 
 
 def test_a_captioner_in_int8_against_torch() -> None:
@@ -161,10 +137,10 @@ def test_a_generator_in_int8_stays_near_itself_in_fp32() -> None:
     }
     drawn = []
     for storage in ("fp32", "int8"):
-        made = generator_graphs(model, storage)
-        context = session(made["context.onnx"])
+        graphs = generator_graphs(model, storage)
+        context = session(graphs["context.onnx"])
         names = [output.name for output in context.get_outputs()]
         found = dict(zip(names, context.run(None, {k: v.numpy() for k, v in inputs.items()}), strict=True))
-        drawn.append(session(made["denoiser.onnx"]).run(None, {**step, **found})[0])
+        drawn.append(session(graphs["denoiser.onnx"]).run(None, {**step, **found})[0])
     error = np.square(drawn[1] - drawn[0]).mean() / np.square(drawn[0]).mean()
     assert 0 < error < 1e-3

@@ -1,8 +1,8 @@
 """PyTorch parts to a bundle of small ONNX graphs.
 
 Weights are stored as int8, or as fp16. A transformer's int8 matrices are also multiplied in int8
-(`quantize_matrices`), and a decoder's kernels where it is calibrated; everything else is turned back to fp32
-by nodes that the runtime folds once when it loads the graph: small on disk, and computed in fp32.
+(`quantize_matrices`); everything else is turned back to fp32 by nodes that the runtime folds once when it
+loads the graph: small on disk, and computed in fp32.
 """
 
 import json
@@ -14,13 +14,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from miaobi.accelerate.graphs import calibrated_convolutions
 from miaobi.bundle import Bundle, write_bundle
 from miaobi.models.autoencoder import Autoencoder
 from miaobi.models.autoregressive import Autoregressive
@@ -259,16 +257,13 @@ def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
     `recipe` names the folders `generator`, `autoencoder` and `text`; what the generator was trained on, of
     which the memory is made, or `memory`, a bundle whose memory and styles are taken; `storage` of weights;
     `weights`, whether PyTorch's weights come along; `card`, a JSON file of measured figures (optional); and
-    `calibrated`, a number of training pictures by whose latents the decoder is brought to int8; and the table
-    `bundle`, which becomes `bundle.json`.
+    the table `bundle`, which becomes `bundle.json`.
 
     Raises:
         TrainingError: a part has not been trained.
     """
     from miaobi.train import autoencoder, generator, loop
     from miaobi.train.sources import Sources
-
-    latents: npt.NDArray[np.float32] | None = None
 
     parts = {name: Path(recipe[name]) for name in ("generator", "autoencoder", "text")}
     _, trained = loop.load_model(parts["generator"])
@@ -294,10 +289,6 @@ def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
             made = [Path(temporary) / name for name in ("memory.safetensors", "memory.json")]
             sources.memory.save(*made)
             files |= {path.name: path for path in made}
-            if recipe.get("calibrated"):
-                rows = sources.dataset.split("train")
-                chosen = np.random.default_rng(0).choice(rows, recipe["calibrated"], replace=False)
-                latents = sources.latents.values[chosen].astype(np.float32)
         return assemble(
             folder,
             manifest,
@@ -305,7 +296,6 @@ def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
             generator.load(parts["generator"]),
             autoencoder.load(parts["autoencoder"]),
             recipe.get("storage", "int8"),
-            latents,
         )
 
 
@@ -316,15 +306,11 @@ def assemble(
     model: Generator,
     autoencoder: Autoencoder,
     storage: Storage,
-    latents: npt.NDArray[np.float32] | None = None,
 ) -> Bundle:
     """Write a bundle of trained models: their graphs beside the given files, and what the manifest tells of
-    them. With `latents` (N, C, h, w), standardised, the decoder's convolutions are computed in int8.
+    them.
     """
     made = graphs(model, autoencoder, storage)
-    if latents is not None:
-        plain = decoder_graph(autoencoder, "fp32", model.backbone.latent_shape[1])["decoder.onnx"]
-        made["decoder.onnx"] = calibrated_convolutions(plain, [{"latents": one[None]} for one in latents])
     return write_bundle(folder, {**manifest, **told_of(model, autoencoder)}, {**files, **made})
 
 

@@ -28,7 +28,6 @@ def plain(path: Path) -> onnx.ModelProto:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
     with TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -37,23 +36,11 @@ def plain(path: Path) -> onnx.ModelProto:
 
 
 def _unpacked(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`MatMulNBits` of 8 bits as `MatMul`, and no `QuantizeLinear` or `DequantizeLinear` any more."""
+    """`MatMulNBits` of 8 bits as `MatMul`."""
     graph, used = model.graph, set()
     constants = {tensor.name: tensor for tensor in graph.initializer}
     nodes, made = [], []
-    before: dict[str, str] = {}  # what was quantized, by the name of the result and of what is turned back
     for node in graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = before.get(name, name)
-        if node.op_type == "QuantizeLinear":
-            before[node.output[0]] = node.input[0]
-            continue
-        if node.op_type == "DequantizeLinear":
-            if node.input[0] in constants:
-                made.append(numpy_helper.from_array(_turned_back(node, constants), node.output[0]))
-            else:
-                before[node.output[0]] = node.input[0]
-            continue
         if node.op_type != "MatMulNBits":
             nodes.append(node)
             continue
@@ -71,15 +58,6 @@ def _unpacked(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(nodes)
     graph.initializer.extend(kept + made)
     return model
-
-
-def _turned_back(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> npt.NDArray[np.float32]:
-    """(stored - zero) · scale of a constant `DequantizeLinear`, with one scale or one a place of an axis."""
-    stored, scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input)
-    axis = next((one.i for one in node.attribute if one.name == "axis"), 1)
-    shape = [-1 if scale.ndim and place == axis % stored.ndim else 1 for place in range(stored.ndim)]
-    whole = stored.astype(np.float32) - zero.astype(np.float32).reshape(shape)
-    return np.asarray(whole * scale.reshape(shape), np.float32)
 
 
 def quantized(
@@ -137,21 +115,7 @@ def _dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.load(str(path))
 
 
-def calibrated_convolutions(graph: bytes, calibration: Sequence[Inputs]) -> bytes:
-    """A serialised graph with its convolutions in int8, scales fixed by inputs that it was really given.
-
-    Weights take 7 bits: where a CPU has no int8 dot product, sums of 8-bit ones would overflow.
-    """
-    with TemporaryDirectory() as folder, quiet():
-        path = Path(folder) / "graph.onnx"
-        path.write_bytes(graph)
-        made = _static(plain(path), calibration, CONVOLUTIONS, reduce_range=True)
-        return bytes(made.SerializeToString())
-
-
-def _static(
-    model: onnx.ModelProto, calibration: Sequence[Inputs], kinds: list[str], reduce_range: bool = False
-) -> onnx.ModelProto:
+def _static(model: onnx.ModelProto, calibration: Sequence[Inputs], kinds: list[str]) -> onnx.ModelProto:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -172,7 +136,6 @@ def _static(
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=reduce_range,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=kinds,
