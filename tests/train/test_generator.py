@@ -323,14 +323,14 @@ def test_distilling_brings_the_student_nearer_to_the_guided_teacher(
 
 def test_a_student_like_its_teacher_starts_as_it_is(model: Diffusion) -> None:
     student, told = distill.student_of(model, {})
-    assert told == "starts from the teacher's weights"
+    assert told == "starts from the weights of the teacher"
     torch.testing.assert_close(student.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
 def test_a_shallower_student_starts_from_the_teachers_blocks() -> None:
     teacher = Diffusion(replace(CONFIG, depth=3))
     student, told = distill.student_of(teacher, {"depth": 2})
-    assert told == "starts from 2 of the teacher's 3 blocks"
+    assert told == "starts from 2 of the 3 blocks of the teacher"
     for own, number in zip(student.blocks, (0, 2), strict=True):
         torch.testing.assert_close(own.state_dict(), teacher.blocks[number].state_dict(), rtol=0, atol=0)
 
@@ -356,10 +356,11 @@ def test_a_student_differs_in_size_alone(model: Diffusion) -> None:
 
 
 def test_a_recipe_distils_into_a_student_and_goes_on(
-    pairs: Pairs, model: Diffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = replace(CONFIG, depth=2)
     (tmp_path / "teacher").mkdir()
-    loop.save_model(tmp_path / "teacher", model.state_dict(), {"model": asdict(CONFIG)})
+    loop.save_model(tmp_path / "teacher", Diffusion(config).state_dict(), {"model": asdict(config)})
     monkeypatch.setattr(Sources, "load", lambda recipe: pairs.sources)
     recipe = {
         "teacher": str(tmp_path / "teacher"),
@@ -372,8 +373,12 @@ def test_a_recipe_distils_into_a_student_and_goes_on(
     }
     distill.train(recipe, tmp_path / "first", False)
     student = generator.load(tmp_path / "first")
-    assert student.backbone == replace(CONFIG, width=8)
+    assert student.backbone == replace(config, width=8)
     again = {**recipe, "start_from": str(tmp_path / "first")}
     again["schedule"] = {**recipe["schedule"], "lr": 1e-12}  # type: ignore[dict-item]
     distill.train(again, tmp_path / "second", False)
     torch.testing.assert_close(generator.load(tmp_path / "second").state_dict(), student.state_dict())
+    distill.train({**again, "student": {"width": 8, "depth": 1}}, tmp_path / "third", False)
+    shallow = generator.load(tmp_path / "third")
+    assert shallow.backbone == replace(config, width=8, depth=1)
+    torch.testing.assert_close(shallow.output.state_dict(), student.output.state_dict())

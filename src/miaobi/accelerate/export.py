@@ -6,7 +6,6 @@ loads the graph: small on disk, and computed in fp32.
 """
 
 import json
-import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from miaobi.accelerate.graphs import weights_in_integers
 from miaobi.bundle import Bundle, write_bundle
 from miaobi.models.autoencoder import Autoencoder
 from miaobi.models.autoregressive import Autoregressive
@@ -193,16 +193,7 @@ def quantize_matrices(model: onnx.ModelProto) -> onnx.ModelProto:
 
     A step of a small transformer reads each weight for a few tokens only, so bytes are its price.
     """
-    from onnxruntime.quantization import matmul_nbits_quantizer as nbits
-
-    logging.getLogger(nbits.__name__).setLevel(logging.WARNING)
-    config = nbits.DefaultWeightOnlyQuantConfig(
-        block_size=_BLOCK, is_symmetric=True, accuracy_level=4, bits=8
-    )
-    quantizer = nbits.MatMulNBitsQuantizer(model, algo_config=config)
-    quantizer.process()
-    made: onnx.ModelProto = quantizer.model.model
-    return made
+    return weights_in_integers(model, bits=8, block_size=_BLOCK, accuracy_level=4)
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:

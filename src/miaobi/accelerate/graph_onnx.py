@@ -72,10 +72,8 @@ def _in_integers(folder: Path, method: str, recorded: Callable[[], list[Inputs]]
     """The whole graph of the folder in integers, by ONNX Runtime's own tools; tells what they are."""
     try:
         from onnxruntime import quantization as tools
-        from onnxruntime.quantization.matmul_nbits_quantizer import (
-            DefaultWeightOnlyQuantConfig,
-            MatMulNBitsQuantizer,
-        )
+
+        from miaobi.accelerate.graphs import matmul_nbits
     except ImportError as error:
         raise MachineError("int8 for ONNX Runtime needs onnx; pip install 'miaobi[train]'.") from error
     import onnx
@@ -83,8 +81,9 @@ def _in_integers(folder: Path, method: str, recorded: Callable[[], list[Inputs]]
     whole, out = str(folder / _WHOLE), str(folder / FILE)
     if method in ("int8-weights", "int4-weights"):
         bits = 8 if method == "int8-weights" else 4
-        config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)
-        quantizer = MatMulNBitsQuantizer(onnx.load(whole), bits=bits, algo_config=config)
+        nbits = matmul_nbits()
+        config = nbits.DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)
+        quantizer = nbits.MatMulNBitsQuantizer(onnx.load(whole), bits=bits, algo_config=config)
         quantizer.process()
         quantizer.model.save_model_to_file(out, use_external_data_format=True)
         return f"weights of matrix products in int{bits}; convolutions and activations fp32"

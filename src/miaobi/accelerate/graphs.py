@@ -77,7 +77,7 @@ def quantized(
         if runtime == "openvino":
             return _by_nncf(model, method, calibration)
         if method in _BITS:
-            return {".onnx": _weights(model, _BITS[method]).SerializeToString()}
+            return {".onnx": weights_in_integers(model, _BITS[method]).SerializeToString()}
         if method != "int8-static":
             model = _dynamic(model)
         if method != "int8-dynamic":
@@ -143,14 +143,34 @@ def _static(model: onnx.ModelProto, calibration: Sequence[Inputs], kinds: list[s
         return onnx.load(str(path))
 
 
-def _weights(model: onnx.ModelProto, bits: int) -> onnx.ModelProto:
-    from onnxruntime.quantization import matmul_nbits_quantizer as nbits
+def weights_in_integers(
+    model: onnx.ModelProto, bits: int, block_size: int = 32, accuracy_level: int = 1
+) -> onnx.ModelProto:
+    """The graph with its constant matrices as `MatMulNBits`, with a scale for every `block_size` weights.
 
-    config = nbits.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=1, bits=bits)
-    quantizer = nbits.MatMulNBitsQuantizer(model, algo_config=config)
+    Args:
+        accuracy_level: of the operator: 1 multiplies in fp32, 4 in int8.
+    """
+    nbits = matmul_nbits()
+    config = nbits.DefaultWeightOnlyQuantConfig(
+        block_size=block_size, is_symmetric=True, accuracy_level=accuracy_level, bits=bits
+    )
+    quantizer = nbits.MatMulNBitsQuantizer(model, bits=bits, algo_config=config)
     quantizer.process()
     made: onnx.ModelProto = quantizer.model.model
     return made
+
+
+def matmul_nbits() -> Any:
+    """ONNX Runtime's module that quantizes weights; what its import does to logging is undone."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    from onnxruntime.quantization import matmul_nbits_quantizer as nbits
+
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    logging.getLogger(nbits.__name__).setLevel(logging.WARNING)
+    return nbits
 
 
 def _by_nncf(model: onnx.ModelProto, method: str, calibration: Sequence[Inputs]) -> dict[str, bytes]:

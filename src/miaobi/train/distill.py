@@ -195,16 +195,15 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder;
     `paths`, how many pictures the teacher draws; `steps` of the student; `substeps` of the teacher in each;
     `walks`, fewer steps that parts of a batch are walked in, see `DistillTask`; `guidance`; the tables
-    `student`, see `student_of`, and `matching`, see `Matching`; `start_from`, a folder of a student's weights
-    to go on from; `judge`, a trained classifier's folder, for R-precision and FID in the reports.
+    `student`, see `student_of`, and `matching`, see `Matching`; `start_from`, the folder of a student to
+    start from instead of the teacher; `judge`, a trained classifier's folder, for R-precision and FID in the
+    reports.
     """
     teacher = _diffusion(Path(recipe["teacher"]))
     _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))
     table = recipe.get("student", {})
-    student, told = student_of(teacher, table)
-    if "start_from" in recipe and not resume:
-        student.load_state_dict(loop.load_model(Path(recipe["start_from"]))[0])
-        told = f"starts from {recipe['start_from']}"
+    start = None if resume else recipe.get("start_from")
+    student, told = student_of(_diffusion(Path(start)) if start else teacher, table, start or "the teacher")
     if workers.rank() == 0:
         tqdm.write(f"the student {told}")
     both = {**teacher_recipe, **recipe}
@@ -228,28 +227,32 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     drive(task, kept, out, resume)
 
 
-def student_of(teacher: Diffusion, table: Mapping[str, Any]) -> tuple[Diffusion, str]:
+def student_of(
+    start: Diffusion, table: Mapping[str, Any], name: str = "the teacher"
+) -> tuple[Diffusion, str]:
     """The student that `table` describes, and what it starts from, in words.
 
     Args:
-        table: `depth`, `width` and `heads` where they differ from the teacher's. With the width and the heads
-            of the teacher the student starts from its blocks, evenly chosen where they are fewer; otherwise
-            no weight fits and it starts from none.
+        start: the teacher, or an earlier student.
+        table: `depth`, `width` and `heads` where they differ from those of `start`. With its width and heads
+            the student starts from its blocks, evenly chosen where they are fewer; otherwise no weight fits
+            and it starts from none.
+        name: of `start`.
 
     Raises:
-        InputError: the table has other keys, or the teacher's blocks cannot be chosen from.
+        InputError: the table has other keys, or the blocks of `start` cannot be chosen from.
     """
     unknown = sorted(set(table) - set(STUDENT))
     if unknown:
         raise InputError(f"[student] has no {', '.join(unknown)}; it may have {', '.join(STUDENT)}.")
-    config = teacher.backbone
+    config = start.backbone
     smaller = replace(config, **table)
     if smaller == config:
-        return copy.deepcopy(teacher), "starts from the teacher's weights"
+        return copy.deepcopy(start), f"starts from the weights of {name}"
     if smaller == replace(config, depth=smaller.depth):
-        made = shallower(teacher, smaller.depth)
-        return made, f"starts from {smaller.depth} of the teacher's {config.depth} blocks"
-    made = type(teacher)(smaller, teacher.config).to(next(teacher.parameters()).device)
+        made = shallower(start, smaller.depth)
+        return made, f"starts from {smaller.depth} of the {config.depth} blocks of {name}"
+    made = type(start)(smaller, start.config).to(next(start.parameters()).device)
     return made, f"starts from no weights: none of {smaller.width} wide with {smaller.heads} heads are there"
 
 

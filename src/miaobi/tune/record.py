@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ class Record:
 
     def count(self, recipe: Recipe, pool: int) -> int:
         """Samples from `pool` on that are known."""
-        return len(self._kept.get((dumps(recipe), pool), ()))
+        return len(self._kept.get((_name(recipe), pool), ()))
 
     def seconds(self, recipe: Recipe) -> float | None:
         """What a sample of this recipe took in this process, if one was measured."""
@@ -58,7 +59,7 @@ class Record:
         """Make `count` samples from `pool` on known, stopping after the first chunk that ends behind the
         deadline; gives how many are known.
         """
-        kept = self._kept.setdefault((dumps(recipe), pool), [])
+        kept = self._kept.setdefault((_name(recipe), pool), [])
         while len(kept) < count and self._clock() < deadline:
             chunk = min(self._chunks.get(recipe, 1), count - len(kept))
             started = self._clock()
@@ -80,10 +81,10 @@ class Record:
 
     def scores(self, recipe: Recipe, pool: int, count: int) -> Scores:
         """The known scores of the first samples of a pool, at most `count`."""
-        return np.array(self._kept.get((dumps(recipe), pool), ())[:count], np.float64)
+        return np.array(self._kept.get((_name(recipe), pool), ())[:count], np.float64)
 
     def _append(self, recipe: Recipe, pool: int, first: int, scores: Scores) -> None:
-        line = {"digest": self.lab.digest, "recipe": dumps(recipe), "pool": pool, "first": first}
+        line = {"digest": self.lab.digest, "recipe": _name(recipe), "pool": pool, "first": first}
         text = json.dumps(line | {"scores": [round(float(one), 7) for one in scores]})
         try:
             with open(self._path, "a+b") as file:
@@ -95,6 +96,11 @@ class Record:
             raise MachineError(
                 f"cannot write {str(self._path)!r}: {error.strerror}; free some space."
             ) from error
+
+
+@lru_cache(maxsize=100_000)
+def _name(recipe: Recipe) -> str:
+    return dumps(recipe)
 
 
 def _last_byte(path: Path) -> bytes:

@@ -39,6 +39,8 @@ SHORTLIST = 6
 """Recipes whose times are measured again in turn, of which the finalists are the first."""
 PATIENCE = 100
 """Trials without a new best after which screening is done."""
+CHANGES, PROMISING = 3, 32
+"""Changes from the best recipe to one that is tried next, and how many are gone on from after each."""
 HOPE = 0.25
 """Chance to clear the bound from which a recipe may become a finalist."""
 FASTER = 0.98
@@ -120,7 +122,7 @@ class Search:
             recipe = next((one for one in starts if one not in known and barred.isdisjoint(one)), None)
             origin: Origin = "start"
             if recipe is None and waited % 3:
-                recipe, origin = self._near(), "neighbour"
+                recipe, origin = self._near(waited / PATIENCE), "neighbour"
             if recipe is not None:
                 self._study.begin(recipe)
             else:
@@ -133,22 +135,30 @@ class Search:
             waited = 0 if found != best or origin == "start" else waited + 1
             best = found
 
-    def _near(self) -> Recipe | None:
-        """Of the untried recipes that differ from the best in one or two steps, the cheapest by guess whose
-        loss is not guessed above the bound; guesses vary with how unsure they are (after Thompson 1933).
+    def _near(self, patience: float) -> Recipe | None:
+        """An untried recipe that is guessed to be the cheapest whose loss keeps the bound: of those a few
+        changes away from the best, going on from the most promising (after SMAC, Hutter et al. 2011).
+
+        Guesses vary with how unsure they are (after Thompson 1933), and the more, the longer nothing better
+        was found: `patience` in [0, 1] is how much of it is used up.
         """
         best, known, barred = self._best(), self._study.known, self._study.barred
-        near = dict.fromkeys(self._space.neighbours(best.recipe if best else (), barred))
-        near |= dict.fromkeys(two for one in list(near) for two in self._space.neighbours(one, barred))
-        fresh = [one for one in near if one not in known]
-        if not fresh:
-            return None
         guess = Guess(self._study.trials, self._goal.max_loss)
         rng = np.random.default_rng([self._goal.seed, len(known)])
-        guessed = guess(fresh) + 0.3 * guess.unsure * rng.standard_normal((len(fresh), 2))
-        guessed[guessed[:, 1] > self._goal.max_loss, 0] = np.inf
-        place = int(guessed[:, 0].argmin())
-        return fresh[place] if np.isfinite(guessed[place, 0]) else None
+        costs: dict[Recipe, float] = {}
+        promising = [best.recipe if best else ()]
+        for _ in range(CHANGES):
+            near = [two for one in promising for two in self._space.neighbours(one, barred)]
+            near = [one for one in dict.fromkeys(near) if one not in costs]
+            if not near:
+                break
+            guessed = guess(near)
+            guessed += (0.3 + patience) * guess.unsure * rng.standard_normal(guessed.shape)
+            kept = guessed[:, 1] <= self._goal.max_loss
+            costs |= zip(near, np.where(kept, guessed[:, 0], np.inf).tolist(), strict=True)
+            promising = sorted(costs, key=costs.__getitem__)[:PROMISING]
+        fresh = [one for one, cost in costs.items() if one not in known and cost < math.inf]
+        return min(fresh, key=costs.__getitem__, default=None)
 
     def _trial(self, recipe: Recipe, origin: Origin) -> Trial:
         """Measure a recipe: its cost, and its loss on as many samples as it is worth."""

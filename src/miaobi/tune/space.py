@@ -7,7 +7,7 @@ it has, because a parameter of Optuna always has the same ones.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from miaobi.accelerate.machine import cpus
@@ -90,8 +90,11 @@ class Space:
 
     def ordered(self, steps: Sequence[Step]) -> Recipe:
         """Steps of this space as a recipe: in the order of the slots."""
-        order = {one: number for number, slot in enumerate(self.slots) for one in slot.options}
-        return tuple(sorted(steps, key=lambda step: order[step]))
+        return tuple(sorted(steps, key=self._order.__getitem__))
+
+    @cached_property
+    def _order(self) -> dict[Step, int]:
+        return {one: number for number, slot in enumerate(self.slots) for one in slot.options}
 
     def starts(self) -> list[Recipe]:
         """What is measured first: the user's students with what usually helps; without students
@@ -127,8 +130,17 @@ class Space:
         ]
         return [one for one in dict.fromkeys(found) if self.legal(one)]
 
-    def neighbours(self, recipe: Recipe, barred: frozenset[Step] = frozenset()) -> Iterator[Recipe]:
+    def neighbours(self, recipe: Recipe, barred: frozenset[Step] = frozenset()) -> tuple[Recipe, ...]:
         """Legal recipes that differ in one step, but for steps that are no longer legal beside it."""
+        if (recipe, barred) not in self._near:
+            self._near[recipe, barred] = tuple(dict.fromkeys(self._changed(recipe, barred)))
+        return self._near[recipe, barred]
+
+    @cached_property
+    def _near(self) -> dict[tuple[Recipe, frozenset[Step]], tuple[Recipe, ...]]:
+        return {}
+
+    def _changed(self, recipe: Recipe, barred: frozenset[Step]) -> Iterator[Recipe]:
         for slot in self.slots:
             rest = [step for step in recipe if step not in slot.options]
             if len(rest) < len(recipe):
