@@ -79,7 +79,7 @@ def candidates(traits: Traits) -> list[Step]:
         *(Steps(max(1, traits.steps // 2)), *samplers, *guided),
         *(Cache("deep"), Cache("first-block"), MergeTokens(0.5)),
         *(Runtime(one) for one in RUNTIMES if one != traits.runtime),
-        *(Precision("float16"), Precision("bfloat16")),
+        *(Precision("float16"), Precision("bfloat16"), Precision("bfloat16", "decoder")),
         *(Quantize(method) for method in METHODS),
         *(ChannelsLast(), Compile(), Threads(1), Batch(16 if traits.batch == 8 else 8)),
     ]

@@ -34,7 +34,9 @@ RECIPES: dict[str, str] = {
     "compile, channels-last": 'kind = "channels-last"\n[[step]]\nkind = "compile"',
     "openvino": 'kind = "runtime"\nruntime = "openvino"',
     "onnxruntime": 'kind = "runtime"\nruntime = "onnxruntime"',
-    "torch bf16": 'kind = "precision"\ndtype = "bfloat16"',
+    "channels-last, decoder bf16": 'kind = "precision"\ndtype = "bfloat16"\npart = "decoder"\n'
+    '[[step]]\nkind = "channels-last"',
+    "bf16, channels-last": 'kind = "precision"\ndtype = "bfloat16"\n[[step]]\nkind = "channels-last"',
     "openvino bf16": 'kind = "runtime"\nruntime = "openvino"\n'
     '[[step]]\nkind = "precision"\ndtype = "bfloat16"',
     **{
@@ -48,6 +50,8 @@ RECIPES: dict[str, str] = {
             ("onnxruntime", "int8-mixed"),
         )
     },
+    "openvino bf16, int8-static": 'kind = "runtime"\nruntime = "openvino"\n'
+    '[[step]]\nkind = "precision"\ndtype = "bfloat16"\n[[step]]\nkind = "quantize"\nmethod = "int8-static"',
     "torchao int8-dynamic": 'kind = "quantize"\nmethod = "int8-dynamic"',
 }
 
@@ -145,15 +149,13 @@ def stacked(base: str, decoder: str) -> dict[str, str]:
     fewer = '[[step]]\nkind = "steps"\ncount = 3\n'
     merge = '[[step]]\nkind = "merge-tokens"\nratio = 0.5\n'
     cache = '[[step]]\nkind = "cache"\nmethod = "deep"\ninterval = 2\n'
-    base = f"[[step]]\n{base}\n"
+    base = f"[[step]]\n{base}\n" if base else ""
     return {
         "base": base,
         "base + cache": cache + base,
         "base + merged tokens": merge + base,
         "base + 3 of 4 steps": fewer + base,
         "base + small decoder": smaller + base,
-        "cache, merged": cache + merge + base,
-        "cache, merged, fewer": fewer + cache + merge + base,
         "all together": smaller + fewer + cache + merge + base,
     }
 

@@ -24,6 +24,7 @@ class Traits:
     device: str
     """"cpu", "cuda", "mps" …"""
     dtype: DType
+    """Type of the arithmetic, but for the decoder's."""
     steps: int
     most_steps: int
     guidance: float
@@ -48,3 +49,10 @@ class Traits:
     merged: bool = False
     threads: int = 0
     batch: int = 1
+    decoder_dtype: DType = "float32"
+
+    def dtypes(self) -> str:
+        """Both types in words, such as "float32, decoder bfloat16"."""
+        return (
+            self.dtype if self.dtype == self.decoder_dtype else f"{self.dtype}, decoder {self.decoder_dtype}"
+        )

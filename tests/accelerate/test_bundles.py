@@ -136,6 +136,17 @@ def test_settings_are_those_of_the_new_pipeline_alone(pipe: Pipeline) -> None:
     assert check(pipe.traits, (Steps(3), Threads(1), Batch(2))).steps == 3
 
 
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_the_decoder_alone_computes_in_another_type(pipe: Pipeline, runtime: str) -> None:
+    moved = apply(pipe, (Runtime(runtime),)) if runtime != pipe.traits.runtime else pipe  # type: ignore[arg-type]
+    made = apply(moved, (Precision("bfloat16", "decoder"),), measured=False)
+    assert made.generate("cat", seed=1).receipt.dtype == "float32; decoder bfloat16"
+    assert np.abs(over_white(made) - over_white(moved)).mean() < 2
+    latents = np.random.default_rng(0).standard_normal((1, *pipe.bundle.latent_shape), np.float32)
+    one, other = (np.asarray(each._decoder(latents=latents)["image"]) for each in (made, moved))
+    assert runtime == "openvino" or np.abs(one - other).max() > 0  # OpenVINO has bf16 on some CPUs alone
+
+
 def test_guidance_of_a_part_is_neither_all_nor_nothing(pipe: Pipeline, reference: np.ndarray) -> None:
     off = over_white(apply(pipe, (Guidance(1),)))
     part = over_white(apply(pipe, (Guidance(2, 0.2, 0.7),)))

@@ -80,6 +80,7 @@ def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
     [
         ((ChannelsLast(),), 60, 100),
         ((Precision("bfloat16"),), 25, 60),
+        ((Precision("bfloat16", "decoder"),), 40, 70),
         ((Quantize("int8-weights"),), 40, 80),
         ((Quantize("int8-dynamic"),), 30, 70),
         ((Quantize("int4-weights"),), 20, 60),

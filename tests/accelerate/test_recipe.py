@@ -66,7 +66,11 @@ steps = st.one_of(
     st.builds(Cache, st.sampled_from(["deep", "first-block"]), st.integers(2, 10)),
     st.builds(MergeTokens, st.floats(0.01, 0.75)),
     st.builds(Runtime, st.sampled_from(["torch", "onnxruntime", "openvino"])),
-    st.builds(Precision, st.sampled_from(["float32", "float16", "bfloat16"])),
+    st.builds(
+        Precision,
+        st.sampled_from(["float32", "float16", "bfloat16"]),
+        st.sampled_from(["all", "decoder"]),
+    ),
     st.builds(Quantize, st.sampled_from(["int8-dynamic", "int8-static", "int4-weights"])),
     st.builds(ChannelsLast),
     st.builds(Compile),
@@ -111,6 +115,17 @@ def test_check_follows_the_recipe() -> None:
     )
 
 
+def test_the_decoder_alone_computes_in_another_type() -> None:
+    after = check(UNET, (Precision("bfloat16", "decoder"),))
+    assert (after.dtype, after.decoder_dtype, after.dtypes()) == (
+        "float32",
+        "bfloat16",
+        "float32, decoder bfloat16",
+    )
+    both = check(UNET, (Precision("bfloat16"),))
+    assert (both.decoder_dtype, both.dtypes()) == ("bfloat16", "bfloat16")
+
+
 @pytest.mark.parametrize(
     ("traits", "recipe", "told"),
     [
@@ -127,6 +142,7 @@ def test_check_follows_the_recipe() -> None:
         (UNET, (Runtime("onnxruntime"), ChannelsLast()), "chooses its own layout"),
         (UNET, (Runtime("onnxruntime"), Compile()), "compiles its graphs anyway"),
         (UNET, (Quantize("int8-static"),), "add Runtime"),
+        (UNET, (Precision("float32", "decoder"),), "already"),
         (UNET, (Precision("bfloat16"), MergeTokens()), "put it before"),
         (UNET, (ShareLayers(2),), "differ in shape"),
         (TINY, (MergeTokens(),), "of a U-Net"),

@@ -64,6 +64,11 @@ def _distill(bundle: Bundle, running: Running, step: Distill) -> tuple[Bundle, R
     return found, replace(running, runtime=found.runtime, compiled=False)
 
 
+def _with_dtype(running: Running, step: Precision) -> Running:
+    dtype = running.dtype if step.part == "decoder" else step.dtype
+    return replace(running, dtype=dtype, decoder_dtype=step.dtype)
+
+
 def _smaller(bundle: Bundle, running: Running, step: Prune | ShareLayers) -> tuple[Bundle, Running]:
     from miaobi.accelerate import weights
 
@@ -176,7 +181,7 @@ _CHANGES: Mapping[type[Step], Callable[[Bundle, Running, Any], tuple[Bundle, Run
         running,
     ),
     Runtime: lambda bundle, running, step: (bundle, replace(running, runtime=step.runtime)),
-    Precision: lambda bundle, running, step: (bundle, replace(running, dtype=step.dtype)),
+    Precision: lambda bundle, running, step: (bundle, _with_dtype(running, step)),
     Quantize: _quantize,
     Compile: lambda bundle, running, step: (bundle, replace(running, compiled=True)),
     Threads: lambda bundle, running, step: (bundle, replace(running, threads=step.count)),

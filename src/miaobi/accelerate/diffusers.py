@@ -44,7 +44,7 @@ from miaobi.errors import InputError
 from miaobi.runtimes import diffusers_parts as parts
 from miaobi.runtimes.clock import Clock
 from miaobi.runtimes.diffusers import DiffusersPipeline
-from miaobi.traits import Traits
+from miaobi.traits import DType, Traits
 
 CALIBRATION = ("a red apple on a table", "a small wooden house by the sea")
 """Prompts whose pictures are drawn to see what values activations take."""
@@ -73,12 +73,20 @@ class Build:
     @property
     def plain(self) -> bool:
         """Whether the parts run as they are, in PyTorch."""
-        return self.traits.runtime == "torch" and not self.traits.compiled and not self.retyped
+        retyped = any(map(self.retyped, ("denoiser", "decoder")))
+        return self.traits.runtime == "torch" and not self.traits.compiled and not retyped
 
-    @property
-    def retyped(self) -> bool:
-        """Whether PyTorch computes in another type than it loaded."""
-        return self.traits.runtime == "torch" and self.traits.dtype != self.loaded.traits.dtype
+    def retyped(self, part: str) -> bool:
+        """Whether PyTorch computes a part in another type than it loaded."""
+        return self.traits.runtime == "torch" and self.dtype_of(part) != _dtype_of(self.loaded.traits, part)
+
+    def dtype_of(self, part: str) -> DType:
+        """Type of the arithmetic of the part of that name."""
+        return _dtype_of(self.traits, part)
+
+
+def _dtype_of(traits: Traits, part: str) -> DType:
+    return traits.decoder_dtype if part == "decoder" else traits.dtype
 
 
 def changed(pipeline: DiffusersPipeline, recipe: Recipe) -> DiffusersPipeline:
@@ -128,7 +136,7 @@ def _assemble(build: Build, run: Run, clock: Clock) -> None:
         apart = parts.guidance_name(pipe) == "true_cfg_scale"
         network = Limited(network, clock, build.guidance.begin, build.guidance.end, apart)
     setattr(pipe, parts.denoiser_name(pipe) or "unet", network)
-    vae = numbers.in_type(pipe.vae, _dtype(build)) if build.retyped else pipe.vae
+    vae = numbers.in_type(pipe.vae, _dtype(build, "decoder")) if build.retyped("decoder") else pipe.vae
     vae = numbers.channels_last(vae) if build.channels_last else vae
     pipe.vae = vae if build.plain else Decoder(vae, run("decoder", OnlyDecode(vae)))
 
@@ -137,8 +145,8 @@ def _numbers(build: Build, network: nn.Module) -> nn.Module:
     """The network in the type, layout and integers that PyTorch is to have; as it is where a graph runs."""
     if build.traits.runtime != "torch":
         return network
-    if build.retyped:
-        network = numbers.in_type(network, _dtype(build))
+    if build.retyped("denoiser"):
+        network = numbers.in_type(network, _dtype(build, "denoiser"))
     if build.channels_last:
         network = numbers.channels_last(network)
     if build.traits.quantized:
@@ -149,8 +157,8 @@ def _numbers(build: Build, network: nn.Module) -> nn.Module:
     return network
 
 
-def _dtype(build: Build) -> torch.dtype:
-    found: torch.dtype = getattr(torch, build.traits.dtype)
+def _dtype(build: Build, part: str) -> torch.dtype:
+    found: torch.dtype = getattr(torch, build.dtype_of(part))
     return found
 
 
@@ -159,14 +167,14 @@ def _torch(build: Build) -> Run:
 
     def run(name: str, module: nn.Module) -> Callable[..., Any]:
         unit: Callable[..., Any] = torch.compile(module) if build.traits.compiled else module
-        return InType(unit, build.traits.dtype) if build.retyped else unit
+        return InType(unit, build.dtype_of(name)) if build.retyped(name) else unit
 
     return run
 
 
 def _exported(build: Build, clock: Clock) -> Run:
-    """Parts as graphs. The decoder stays in fp32 where the denoiser is quantized: it is run once, and what it
-    errs nothing after it repairs.
+    """Parts as graphs. The decoder is not quantized with the denoiser: it is run once, and what it errs
+    nothing after it repairs.
     """
     options = Options(
         runtime=build.traits.runtime,
@@ -187,7 +195,8 @@ def _exported(build: Build, clock: Clock) -> Run:
             build.notes.append(line)
 
     def run(name: str, module: nn.Module) -> Callable[..., Any]:
-        own = replace(options, quantized=None) if name == "decoder" else options
+        quantized = None if name == "decoder" else options.quantized
+        own = replace(options, dtype=build.dtype_of(name), quantized=quantized)
         return Exported(name, module, own, record, told)
 
     return run
@@ -206,7 +215,8 @@ def _recorded(build: Build, size_px: int) -> dict[str, list[Inputs]]:
         return recording
 
     clock = Clock()
-    traits = replace(build.traits, quantized=None, dtype=build.loaded.traits.dtype)
+    loaded = build.loaded.traits
+    traits = replace(build.traits, quantized=None, dtype=loaded.dtype, decoder_dtype=loaded.decoder_dtype)
     watched = replace(build, pipe=copy.copy(build.loaded.pipe), traits=traits)
     watched.pipe.scheduler = build.pipe.scheduler
     _assemble(watched, run, clock)

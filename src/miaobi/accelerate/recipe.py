@@ -210,9 +210,14 @@ class Runtime(Step):
 
 @dataclass(frozen=True)
 class Precision(Step):
-    """Compute in another floating-point type."""
+    """Compute in another floating-point type.
+
+    The decoder alone in bfloat16 is nearly exact: nothing after it makes its errors larger, while those of a
+    sampling step go through all that follow, and through guidance.
+    """
 
     dtype: DType
+    part: Literal["all", "decoder"] = "all"
     stage: ClassVar = Stage.NUMBERS
 
 

@@ -218,12 +218,17 @@ def _decides(traits: Traits) -> bool:
 
 def _precision(traits: Traits, step: Precision) -> str | None:
     return _first(
-        (step.dtype == traits.dtype, "it computes so already."),
+        (_with_dtype(traits, step) == traits, "it computes so already."),
         (
             traits.runtime == "onnxruntime" and traits.device == "cpu" and step.dtype != "float32",
             f"ONNX Runtime's CPU operators compute in fp32 and would only convert {step.dtype} to and fro.",
         ),
     )
+
+
+def _with_dtype(traits: Traits, step: Precision) -> Traits:
+    dtype = traits.dtype if step.part == "decoder" else step.dtype
+    return replace(traits, dtype=dtype, decoder_dtype=step.dtype)
 
 
 def _quantize(traits: Traits, step: Quantize) -> str | None:
@@ -319,7 +324,7 @@ _EFFECTS: Mapping[type[Step], Callable[[Traits, Any], Traits]] = {
     Cache: _cached,
     MergeTokens: lambda old, step: replace(old, merged=True),
     Runtime: lambda old, step: replace(old, runtime=step.runtime),
-    Precision: lambda old, step: replace(old, dtype=step.dtype),
+    Precision: _with_dtype,
     Quantize: _quantized,
     Compile: lambda old, step: replace(old, compiled=True),
     Threads: lambda old, step: replace(old, threads=step.count),

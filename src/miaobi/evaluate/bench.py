@@ -218,7 +218,7 @@ def parse_batches(text: str) -> list[int]:
 
 
 def _about(traits: "Traits", recipe: Recipe, model: str | None) -> dict[str, Any]:
-    how = f"{traits.runtime}, {traits.device}, {traits.dtype}, {traits.steps} steps, {traits.size_px} px"
+    how = f"{traits.runtime}, {traits.device}, {traits.dtypes()}, {traits.steps} steps, {traits.size_px} px"
     return {
         "model": f"{traits.model} ({model or 'the bundle inside the package'})",
         "runs on": how,

@@ -148,7 +148,7 @@ class DiffusersPipeline:
             bundle=self.traits.model,
             runtime=runtime_name(self.traits),
             device=self.traits.device,
-            dtype=self.traits.dtype + (f", {self.traits.quantized}" if self.traits.quantized else ""),
+            dtype=self.traits.dtypes() + (f", {self.traits.quantized}" if self.traits.quantized else ""),
             threads=self.traits.threads,
             steps=steps,
             sampler=self.traits.sampler,

@@ -163,6 +163,7 @@ def traits_of(pipe: Any, model: str, device: str, threads: int) -> Traits:
     scale = parameters[guidance] if guidance else parameters.get("guidance_scale")
     scale = float(scale or 1) + (1 - guidance_zero(pipe) if guidance else 0)
     size_px = default_size_px(pipe)
+    dtype: Any = str(next(network.parameters()).dtype).removeprefix("torch.")
     return Traits(
         model=model,
         kind="diffusers",
@@ -171,7 +172,8 @@ def traits_of(pipe: Any, model: str, device: str, threads: int) -> Traits:
         runtime="torch",
         runtimes=RUNTIMES if device == "cpu" else ("torch",),
         device=device,
-        dtype=str(next(network.parameters()).dtype).removeprefix("torch."),  # type: ignore[arg-type]
+        dtype=dtype,
+        decoder_dtype=dtype,
         steps=int(parameters["num_inference_steps"]),
         most_steps=int(pipe.scheduler.config.get("num_train_timesteps", 1000)),
         guidance=scale,

@@ -27,7 +27,8 @@ class Running:
 
     runtime: RuntimeName = "onnxruntime"
     dtype: DType = "float32"
-    """Type of the arithmetic; what is stored or multiplied in integers stays so."""
+    """Type of the arithmetic, but for the decoder's; what is stored or multiplied in integers stays so."""
+    decoder_dtype: DType = "float32"
     quantized: str | None = None
     """How PyTorch's weights are quantized; a graph that is has it in itself."""
     compiled: bool = False
@@ -37,6 +38,10 @@ class Running:
     device: str = "cpu"
     batch: int = 8
     """Pictures drawn together at most."""
+
+    def dtype_of(self, graph: str) -> DType:
+        """Type of the arithmetic of the graph of that name."""
+        return self.decoder_dtype if graph == "decoder" else self.dtype
 
 
 HERE = ("text", "encoder", "captioner")
@@ -62,7 +67,7 @@ def open_graph(bundle: Bundle, name: str, running: Running) -> Graph:
             if own
             else (bundle.path(f"{name}.onnx"), None)
         )
-        return OpenVinoModel(path, running.threads, running.dtype, weights)
+        return OpenVinoModel(path, running.threads, running.dtype_of(name), weights)
     if running.runtime == "torch":
         from miaobi.runtimes.torch import TorchModel
 
@@ -87,7 +92,8 @@ def runtime_name(running: Running) -> str:
 def dtype_name(bundle: Bundle, running: Running) -> str:
     """The arithmetic that runs: the graphs' own, unless the weights or the runtime were told another."""
     as_exported = running.runtime != "torch" and running.dtype == "float32"
-    return bundle.dtype if as_exported else running.dtype
+    dtype = bundle.dtype if as_exported else running.dtype
+    return dtype if running.decoder_dtype == running.dtype else f"{dtype}; decoder {running.decoder_dtype}"
 
 
 def traits_of(bundle: Bundle, running: Running) -> Traits:
@@ -105,6 +111,7 @@ def traits_of(bundle: Bundle, running: Running) -> Traits:
         runtimes=("torch", *runtimes) if weights else runtimes,
         device=running.device,
         dtype=running.dtype,
+        decoder_dtype=running.decoder_dtype,
         steps=bundle.steps,
         most_steps=bundle.most_steps,
         guidance=bundle.guidance,

@@ -52,8 +52,9 @@ class TorchModel:
         self.inputs, self.outputs = signatures[name]
         if running.threads:
             torch.set_num_threads(running.threads)
-        self._dtype, self._device = getattr(torch, running.dtype), torch.device(running.device)
-        self._mixed = running.dtype != "float32"
+        dtype = running.dtype_of(name)
+        self._dtype, self._device = getattr(torch, dtype), torch.device(running.device)
+        self._mixed = dtype != "float32"
         module: Any
         if name == "decoder":
             module = autoencoder.load(bundle.path("autoencoder.safetensors"))

@@ -194,7 +194,7 @@ def space_of(
         ),
         (MergeTokens, [MergeTokens(ratio) for ratio in (0.25, 0.5)]),
         (Runtime, [Runtime(one) for one in RUNTIMES]),
-        (Precision, [Precision("bfloat16"), Precision("float16")]),
+        (Precision, [Precision("bfloat16", "decoder"), Precision("bfloat16"), Precision("float16")]),
         (
             Quantize,
             [
