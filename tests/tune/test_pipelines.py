@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from miaobi.accelerate import Recipe, Steps, Threads
+from miaobi.accelerate import Distill, Precision, Quantize, Recipe, Runtime, Steps, Threads, apply
+from miaobi.accelerate.bundles import save
 from miaobi.errors import InputError, MachineError
 from miaobi.evaluate.speed import PROMPTS
 from miaobi.pipeline import load
@@ -15,11 +16,23 @@ from miaobi.tune import load_plan
 from miaobi.tune.command import seconds, share, tune
 from miaobi.tune.pipelines import PipelineLab
 from miaobi.tune.quality import FidelityQuality, Order, draw
+from miaobi.tune.space import space_of
 
 
 @pytest.fixture(scope="module")
 def lab(tiny_bundle: Path) -> PipelineLab:
     return PipelineLab(load(tiny_bundle), str(tiny_bundle), FidelityQuality(PROMPTS[:16]))
+
+
+def test_a_student_starts_with_a_runtime_and_its_numbers(
+    lab: PipelineLab, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    single = tmp_path / "single"
+    save(apply(load(tiny_bundle), (Steps(1),)), single)
+    for student, quick in ((tiny_bundle, (Steps(1),)), (single, ())):  # of several steps, and of one
+        starts = space_of(lab.traits, students=[str(student)]).starts()
+        graph, numbers = Runtime("openvino"), (Precision("bfloat16", "decoder"), Quantize("int8-static"))
+        assert {(Distill(str(student)), *quick, graph, one) for one in numbers} <= set(starts)
 
 
 def test_scores_are_those_of_the_same_samples(lab: PipelineLab) -> None:

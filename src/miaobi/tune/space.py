@@ -122,12 +122,13 @@ class Space:
     def _of_students(self, students: Sequence[Step], of_kind: dict[str, tuple[Step, ...]]) -> list[Recipe]:
         runtimes, few = of_kind.get("runtime", ()), of_kind.get("steps", ())[:2]
         integers = of_kind.get("quantize", ())[:3]
+        numbers = (*of_kind.get("precision", ())[:2], *integers)
         found: list[Recipe] = [(one,) for one in students]
         found += [(one, runtime) for one in students for runtime in runtimes]
+        for one in students:
+            quick = few[:1] if self.legal((one, *few[:1])) else ()
+            found += [(one, *quick, runtime, step) for runtime in runtimes for step in numbers]
         found += [(one, step) for one in students for step in (*few, *integers)]
-        found += [
-            (one, few[0], runtime, step) for one in students for runtime in runtimes for step in integers
-        ]
         return [one for one in dict.fromkeys(found) if self.legal(one)]
 
     def neighbours(self, recipe: Recipe, barred: frozenset[Step] = frozenset()) -> tuple[Recipe, ...]:
