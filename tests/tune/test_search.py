@@ -77,17 +77,14 @@ def test_what_breaks_the_bound_a_little_is_not_returned(seed: int, tmp_path: Pat
 
 @pytest.mark.slow
 def test_200_searches(tmp_path: Path) -> None:
-    """Half of them with an optimum to be found, half where all that is fast breaks the bound a little.
-
-    The optimum is found where a plan is within 5 % of it, the noise of one timing.
-    """
+    """Half of them with an optimum to be found, half where all that is fast breaks the bound a little."""
     best, broken, near = optimum_ms(), 0, 0
     for seed in range(100):
         lab = SyntheticLab(Clock(), seed)
         (folder := tmp_path / str(seed)).mkdir()
         found = run(lab, folder, 600)
         broken += lab.true_loss(found.recipe) > BOUND
-        near += lab.true_ms(found.recipe) <= 1.05 * best
+        near += lab.true_ms(found.recipe) <= 1.03 * best
     deceived = 0
     for seed in range(100):
         (folder := tmp_path / f"d{seed}").mkdir()

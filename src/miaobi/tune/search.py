@@ -37,7 +37,7 @@ SCREEN = 0.4
 """Share of the budget at whose end screening has to be done."""
 SHORTLIST = 6
 """Recipes whose times are measured again in turn, of which the finalists are the first."""
-PATIENCE = 100
+PATIENCE = 200
 """Trials without a new best after which screening is done."""
 CHANGES, PROMISING = 3, 32
 """Changes from the best recipe to one that is tried next, and how many are gone on from after each."""
