@@ -114,6 +114,7 @@ def test_every_runtime_draws_the_same(pipe: Pipeline, reference: np.ndarray, run
         ("onnxruntime", "int4-weights"),
         ("openvino", "int8-static"),
         ("openvino", "int8-weights"),
+        ("openvino", "int8-dynamic"),
     ],
 )
 def test_quantized_stays_near_and_alone_as_in_a_batch(

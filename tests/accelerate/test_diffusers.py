@@ -256,6 +256,7 @@ def test_a_graph_gives_what_the_module_gives_and_is_kept(
         ("onnxruntime", "int4-weights"),
         ("openvino", "int8-static"),
         ("openvino", "int8-weights"),
+        ("openvino", "int8-dynamic"),
         ("openvino", "int4-weights"),
     ],
 )

@@ -16,6 +16,7 @@ from torch.utils import _pytree as trees
 
 from miaobi.accelerate import graph_cache
 from miaobi.errors import MachineError
+from miaobi.traits import DType
 
 Inputs = tuple[Tensor, ...]
 
@@ -26,7 +27,7 @@ class Options:
 
     runtime: str
     """"onnxruntime" or "openvino"."""
-    dtype: str
+    dtype: DType
     quantized: str | None
     threads: int
     changes: str

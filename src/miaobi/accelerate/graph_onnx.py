@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from miaobi.errors import MachineError
+from miaobi.traits import DType
 
 Inputs = tuple[Tensor, ...]
 PACKAGES = ("onnxruntime", "onnx", "onnxscript")
@@ -50,7 +51,7 @@ def export(
     return []
 
 
-def load(folder: Path, dtype: str, threads: int, quantized: str | None) -> Callable[[Inputs], list[Tensor]]:
+def load(folder: Path, dtype: DType, threads: int, quantized: str | None) -> Callable[[Inputs], list[Tensor]]:
     """A function that runs the graph."""
     import onnxruntime as ort
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from miaobi.errors import MachineError
+from miaobi.runtimes.openvino import settings
+from miaobi.traits import DType
 
 Inputs = tuple[Tensor, ...]
 PACKAGES = ("openvino",)
@@ -19,7 +21,6 @@ AT_RUN = ("dtype", "threads")
 """Options that a graph takes when it is run and not when it is made."""
 FILE = "graph.xml"
 _ATTENTION = ("ScaledDotProductAttention", "Softmax")  # which stay in fp32, as NNCF knows of transformers
-_PRECISION = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 def export(
@@ -45,20 +46,11 @@ def export(
     return notes
 
 
-def load(folder: Path, dtype: str, threads: int, quantized: str | None) -> Callable[[Inputs], list[Tensor]]:
+def load(folder: Path, dtype: DType, threads: int, quantized: str | None) -> Callable[[Inputs], list[Tensor]]:
     """A function that runs the graph."""
     import openvino
 
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-    }
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    if quantized:
-        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # activations only as calibrated
-    compiled = openvino.Core().compile_model(folder / FILE, "CPU", settings)
+    compiled = openvino.Core().compile_model(folder / FILE, "CPU", settings(dtype, threads, quantized))
     request = compiled.create_infer_request()
 
     def run(inputs: Inputs) -> list[Tensor]:
@@ -91,5 +83,6 @@ def _in_integers(model: Any, method: str, recorded: Callable[[], list[Inputs]], 
         if method == "int4-weights":
             notes.append("weights of matrix products in int4, others in int8; activations fp32")
             return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=-1)
-        notes.append("weights in int8; activations fp32")
+        products = "; matrix products in int8, scaled as they come" if method == "int8-dynamic" else ""
+        notes.append(f"weights in int8{products}; the rest fp32")
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)

@@ -183,9 +183,9 @@ def _by_nncf(model: onnx.ModelProto, method: str, calibration: Sequence[Inputs])
     with TemporaryDirectory() as folder:
         onnx.save(model, str(Path(folder) / "plain.onnx"))
         graph = openvino.Core().read_model(str(Path(folder) / "plain.onnx"))
-        if method in _BITS:
+        if method != "int8-static":
             modes = nncf.CompressWeightsMode
-            mode = {8: modes.INT8_SYM, 4: modes.INT4_SYM}[_BITS[method]]
+            mode = modes.INT4_SYM if method == "int4-weights" else modes.INT8_SYM
             more = {} if mode == modes.INT8_SYM else {"ratio": 1.0, "group_size": 32, "all_layers": True}
             made = nncf.compress_weights(graph, mode=mode, **more)
         else:

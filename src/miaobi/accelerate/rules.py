@@ -239,8 +239,8 @@ def _quantize(traits: Traits, step: Quantize) -> str | None:
             "calibrated int8 is done on a graph; add Runtime onnxruntime or openvino before it.",
         ),
         (
-            traits.runtime == "openvino" and step.method in ("int8-dynamic", "int8-mixed"),
-            "OpenVINO's tool calibrates or stores weights; choose int8-static, int8-weights or int4-weights.",
+            traits.runtime == "openvino" and step.method == "int8-mixed",
+            "OpenVINO calibrates all or nothing; choose int8-static, int8-dynamic or weights alone.",
         ),
         (
             traits.dtype != "float32" and traits.runtime == "onnxruntime",

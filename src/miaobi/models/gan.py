@@ -75,7 +75,8 @@ class Discriminator(nn.Module):
         """
         h = self.picture(latents)
         asked = (self.text(embedding) + self.style(style)) * h.shape[1] ** -0.5
-        return self.score(h)[:, 0] + (h * asked).sum(1), F.normalize(self.feature(h), dim=-1)
+        score = self.score(h)[:, 0].float() + (h.float() * asked.float()).sum(1)
+        return score, F.normalize(self.feature(h).float(), dim=-1)
 
 
 class Gan(nn.Module):
@@ -121,7 +122,7 @@ class Gan(nn.Module):
         fake = self.draw(condition, noise).float()
         c, device = self.config, latents.device.type
         asked = (condition.embedding, condition.style)
-        with torch.autocast(device, enabled=False):  # second derivatives need the digits
+        with _wide_autocast(device):
             frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
             judged, feature = functional_call(self.discriminator, frozen, (fake, *asked))
             against, _ = functional_call(self.discriminator, frozen, (latents, *asked))
@@ -153,7 +154,7 @@ class Gan(nn.Module):
         noise = torch.randn(latents.shape, generator=rng).to(latents.device)
         asked = (condition.embedding, condition.style)
         fake = self.sample(condition, noise).float()
-        with torch.autocast(latents.device.type, enabled=False):
+        with _wide_autocast(latents.device.type):
             margin = self.discriminator(latents, *asked)[0] - self.discriminator(fake, *asked)[0]
         drawn, real = (one.var(dim=0, correction=0).mean() for one in (fake, latents))
         return {"margin": margin.mean(), "spread": drawn / real}
@@ -172,6 +173,14 @@ def matching(features: Tensor, embedding: Tensor, temperature: float) -> Tensor:
     scores = scores.masked_fill((same | none[None]) & ~own, -1e4)
     told = F.cross_entropy(scores, torch.arange(len(scores), device=scores.device), reduction="none")
     return (told * ~none).sum() / (~none).sum().clamp(min=1)
+
+
+def _wide_autocast(device: str) -> torch.autocast:
+    """bf16 where the caller's autocast is; without autocast where it is fp16, which second derivatives leave
+    the range of.
+    """
+    on = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.bfloat16
+    return torch.autocast(device, torch.bfloat16, enabled=on)
 
 
 def squared_gradient(scores: Tensor, at: Tensor) -> Tensor:

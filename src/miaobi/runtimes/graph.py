@@ -67,7 +67,7 @@ def open_graph(bundle: Bundle, name: str, running: Running) -> Graph:
             if own
             else (bundle.path(f"{name}.onnx"), None)
         )
-        return OpenVinoModel(path, running.threads, running.dtype_of(name), weights)
+        return OpenVinoModel(path, running.threads, running.dtype_of(name), weights, bundle.quantized)
     if running.runtime == "torch":
         from miaobi.runtimes.torch import TorchModel
 

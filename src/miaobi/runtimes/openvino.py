@@ -29,6 +29,24 @@ def runtime_name() -> str:
     return f"openvino {import_module('openvino').__version__.split('-')[0]}"
 
 
+def settings(dtype: DType, threads: int, quantized: str | None) -> dict[str, Any]:
+    """How OpenVINO compiles a graph for one picture at a time.
+
+    Args:
+        dtype: type of the arithmetic; what is quantized in the graph stays so.
+        threads: threads of one operator, 0 = the runtime chooses.
+        quantized: how the graph was quantized. OpenVINO can multiply matrices that are stored in integers in
+            int8, every 32 values of a row scaled as they come (so that pictures of a batch do not change each
+            other). "int8-dynamic" asks for it; for methods that do not say so it is switched off.
+    """
+    chosen: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if quantized == "int8-dynamic" else 0,
+    }
+    return chosen | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+
+
 class OpenVinoModel:
     """One graph; call it with its inputs by name, get its outputs by name.
 
@@ -36,8 +54,7 @@ class OpenVinoModel:
 
     Args:
         path: an `.onnx` file, or an `.xml` file of OpenVINO's.
-        threads: threads of one operator, 0 = the runtime chooses.
-        dtype: type of the arithmetic; what is quantized in the graph stays so.
+        threads, dtype, quantized: see `settings`.
         weights: the weights of an `.xml` file.
 
     Raises:
@@ -51,12 +68,10 @@ class OpenVinoModel:
         threads: int = 0,
         dtype: DType = "float32",
         weights: str | os.PathLike[str] | None = None,
+        quantized: str | None = None,
     ) -> None:
         self._name = os.path.basename(path)
-        self._options: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
-        } | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+        self._options = settings(dtype, threads, quantized)
         self._files = [os.fspath(path), *([os.fspath(weights)] if weights else [])]
         try:
             model = _core().read_model(*self._files)
