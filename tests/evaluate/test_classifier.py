@@ -38,6 +38,17 @@ def test_judge_trains_saves_and_loads(shapes: Path, judge_folder: Path) -> None:
     )
 
 
+def test_the_judge_in_openvino_scores_alike(shapes: Path, judge_folder: Path) -> None:
+    pytest.importorskip("openvino")
+    judge, _ = classifier.load_judge(judge_folder)
+    fast = classifier.FastJudge.of(judge)
+    assert isinstance(fast, classifier.FastJudge)
+    pixels = load_dataset(shapes).images[:5]
+    np.testing.assert_allclose(
+        classifier.classify(fast, pixels), classifier.classify(judge, pixels), atol=1e-3
+    )
+
+
 def test_a_missing_or_damaged_judge_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"model\.safetensors"):
         classifier.load_judge(tmp_path)

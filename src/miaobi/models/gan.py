@@ -74,7 +74,8 @@ class Discriminator(nn.Module):
         (B, text_width) of unit norm.
         """
         h = self.picture(latents)
-        asked = (self.text(embedding) + self.style(style)) * h.shape[1] ** -0.5
+        told = embedding * embedding.shape[1] ** 0.5  # components of about one, as the style's are
+        asked = (self.text(told) + self.style(style)) * h.shape[1] ** -0.5
         score = self.score(h)[:, 0].float() + (h.float() * asked.float()).sum(1)
         return score, F.normalize(self.feature(h).float(), dim=-1)
 

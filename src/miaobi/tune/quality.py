@@ -74,11 +74,12 @@ class JudgedQuality:
         from miaobi.refine.arrays import library
 
         library("torch", "train")
-        from miaobi.evaluate.classifier import heldout_pairs, labels, load_judge
+        from miaobi.evaluate.classifier import FastJudge, heldout_pairs, labels, load_judge
         from miaobi.train.data import load_dataset
 
         dataset = load_dataset(data)
-        self._judge, concepts = load_judge(judge)
+        known, concepts = load_judge(judge)
+        self._judge = FastJudge.of(known)
         target = labels(dataset, concepts)
         pairs = [int(one) for one in heldout_pairs(dataset) if target[one] >= 0]
         self._names = [dataset.records[one].label_en for one in pairs]
