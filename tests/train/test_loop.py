@@ -1,4 +1,5 @@
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -113,15 +114,21 @@ def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         loop.load_model(tmp_path)
 
 
-def test_prefetch_keeps_order_and_raises_errors() -> None:
-    assert list(loop.prefetch(iter(range(20)))) == list(range(20))
+@pytest.mark.parametrize("loaders", [1, 3])
+def test_prefetch_keeps_order_and_raises_errors(loaders: int) -> None:
+    def slowest_first(number: int) -> int:
+        time.sleep(0.02 / (1 + number))
+        return number
 
-    def failing() -> Iterator[int]:
-        yield 1
-        raise OSError("gone")
+    assert list(loop.prefetch(slowest_first, range(20), loaders)) == list(range(20))
 
-    items = loop.prefetch(failing())
-    assert next(items) == 1
+    def failing(number: int) -> int:
+        if number == 1:
+            raise OSError("gone")
+        return number
+
+    items = loop.prefetch(failing, range(9), loaders)
+    assert next(items) == 0
     with pytest.raises(OSError, match="gone"):
         next(items)
 

@@ -28,6 +28,7 @@ from miaobi.evaluate.features import Backbone
 from miaobi.evaluate.quality import hits, over_white
 from miaobi.files import atomic_write
 from miaobi.train import devices, loop, workers
+from miaobi.train.augment import affine
 from miaobi.train.data import Dataset, Indices, load_dataset
 from miaobi.train.drive import drive
 
@@ -90,12 +91,7 @@ def augment(rgb: Tensor, rng: np.random.Generator) -> Tensor:
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.from_numpy(rng.uniform(low, high, (len(rgb), *shape)).astype(np.float32))
 
-    angle, scale = uniform(-0.2, 0.2), torch.exp(uniform(-0.18, 0.18))
-    mirror = torch.where(uniform(0, 1) < 0.1, -1.0, 1.0)
-    cos, sin, shift = angle.cos() * scale, angle.sin() * scale, uniform(-0.12, 0.12, 2)
-    rows = torch.stack([cos * mirror, -sin, shift[:, 0], sin * mirror, cos, shift[:, 1]], dim=1)
-    grid = F.affine_grid(rows.reshape(-1, 2, 3), list(rgb.shape), align_corners=False)
-    moved = 1 - F.grid_sample(1 - rgb, grid, align_corners=False)  # what comes in from outside is white
+    moved = 1 - affine(1 - rgb, rng, 0.2, 0.18, 0.12, mirror=0.1)  # what comes in from outside is white
     soft = F.interpolate(F.avg_pool2d(moved, 2), scale_factor=2, mode="bilinear")
     moved = torch.lerp(moved, soft, (uniform(-1, 1, 1, 1, 1)).clamp(min=0))
     grey = moved.mean(dim=1, keepdim=True)

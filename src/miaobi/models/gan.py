@@ -74,10 +74,12 @@ class Discriminator(nn.Module):
         (B, text_width) of unit norm.
         """
         h = self.picture(latents)
-        told = embedding * embedding.shape[1] ** 0.5  # components of about one, as the style's are
-        asked = (self.text(told) + self.style(style)) * h.shape[1] ** -0.5
-        score = self.score(h)[:, 0].float() + (h.float() * asked.float()).sum(1)
-        return score, F.normalize(self.feature(h).float(), dim=-1)
+        with torch.autocast(h.device.type, enabled=False):  # few products, whose digits the losses need
+            h = h.to(torch.promote_types(h.dtype, torch.float32))
+            told = embedding * embedding.shape[1] ** 0.5  # components of about one, as the style's are
+            asked = (self.text(told) + self.style(style)) * h.shape[1] ** -0.5
+            score = self.score(h)[:, 0] + (h * asked).sum(1)
+            return score, F.normalize(self.feature(h), dim=-1)
 
 
 class Gan(nn.Module):

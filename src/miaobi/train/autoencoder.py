@@ -1,7 +1,7 @@
 """Trains the autoencoder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from torch import Tensor
 from miaobi import images
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
 from miaobi.train import devices, loop, workers
+from miaobi.train.augment import Augment
 from miaobi.train.data import Dataset, Float64, Indices, load_dataset
 from miaobi.train.drive import drive
 
 
 @dataclass
 class AutoencoderTask:
-    """Reconstruction of single pictures, flipped and with swapped colour channels now and then."""
+    """Reconstruction of single pictures."""
 
     model: Autoencoder
     dataset: Dataset
@@ -27,15 +28,11 @@ class AutoencoderTask:
     """Positions of the training pictures."""
     shares: Float64
     """Share of each of them in a batch, summing to 1."""
+    augment: Augment = field(default=Augment(), kw_only=True)
 
     def batch(self, rng: np.random.Generator, size: int) -> Tensor:
         pictures = self.dataset.take(rng.choice(self.train, size, p=self.shares))
-        for picture in pictures:
-            if rng.random() < 0.5:
-                picture[:] = picture[..., ::-1].copy()
-            if rng.random() < 0.3:
-                picture[:3] = picture[rng.permutation(3)]
-        return torch.from_numpy(pictures)
+        return torch.from_numpy(self.augment(pictures, rng))
 
     def loss(self, batch: Tensor, rng: torch.Generator) -> Mapping[str, Tensor]:
         on = next(self.model.parameters()).device
@@ -89,7 +86,8 @@ def training_shares(dataset: Dataset, recipe: Mapping[str, Any]) -> tuple[Indice
 def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     """Train as `recipe` says.
 
-    Besides the tables `model` and `schedule`: `tone_weight`, how much a skin-tone variant counts;
+    Besides the tables `model`, `schedule` and `augment` (see `Augment`; by default half of the pictures are
+    mirrored and of 30 % the colours exchanged): `tone_weight`, how much a skin-tone variant counts;
     `style_weights`, a table of how much pictures of some styles count; `start_from`, a folder of weights to
     go on from; `encoder`, a folder of trained weights whose encoder is kept as it is, and with it the meaning
     of latents: only the decoder is trained.
@@ -105,7 +103,8 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
             {k: v for k, v in weights.items() if not k.startswith("decoder.")}, strict=False
         )
         model.encoder.requires_grad_(False)
-    task = AutoencoderTask(model, dataset, *training_shares(dataset, recipe))
+    augment = Augment(**{"flip": 0.5, "colour": 0.3} | recipe.get("augment", {}))
+    task = AutoencoderTask(model, dataset, *training_shares(dataset, recipe), augment=augment)
     drive(task, recipe, out, resume)
     if not decoder_only and workers.rank() == 0:
         best = load(out)

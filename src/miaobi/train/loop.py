@@ -7,10 +7,10 @@ one that was never stopped: nothing but weights, optimiser and step number needs
 import itertools
 import json
 import math
-import queue
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -41,7 +41,7 @@ class Task(Protocol):
         """The weights."""
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
-        """One batch; called in a background thread, so that it costs the step nothing."""
+        """One batch, by `rng` alone; called in background threads, so that it costs the step nothing."""
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Mapping[str, Tensor]:
         """Named scalar losses; they are summed."""
@@ -73,6 +73,8 @@ class Schedule:
     """Last share of the steps, over which the rate falls to zero."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
+    loaders: int = 1
+    """Threads of a worker that prepare batches ahead of their use."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     ema: float = 0.999
@@ -89,7 +91,10 @@ class Schedule:
     """`auto`: bf16 where the device computes it faster, otherwise fp32."""
 
     def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("batch_size", 1), ("accumulate", 1), ("warmup", 0)):
+        for name, low in (
+            *(("steps", 1), ("batch_size", 1), ("accumulate", 1)),
+            *(("loaders", 1), ("warmup", 0)),
+        ):
             if getattr(self, name) < low:
                 raise ValueError(
                     f"{name} = {getattr(self, name)!r} must be at least {low}; correct it in the recipe"
@@ -209,13 +214,13 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
     first, started, waited = state.step, time.perf_counter(), 0.0
     usual, large = math.inf, 0  # norm of the gradient, and steps for which it was far above that
 
-    def batches() -> Iterator[Batch]:
-        for part in range(first * schedule.accumulate, schedule.steps * schedule.accumulate):
-            rng = np.random.Generator(np.random.Philox(key=[seed, part]))
-            yield task.batch(rng, schedule.batch_size // parts)
+    def batch(part: int) -> Batch:
+        rng = np.random.Generator(np.random.Philox(key=[seed, part]))
+        return task.batch(rng, schedule.batch_size // parts)
 
     task.model.train()
-    source = prefetch(batches())
+    numbers = range(first * schedule.accumulate, schedule.steps * schedule.accumulate)
+    source = prefetch(batch, numbers, schedule.loaders)
     for step in range(first, schedule.steps):
         factor = schedule.factor(step)
         for group in state.optimizer.param_groups:
@@ -267,38 +272,20 @@ def fit(task: Task, state: State, schedule: Schedule) -> Iterator[Step]:
         )
 
 
-def prefetch(items: Iterator[T], ahead: int = 2) -> Iterator[T]:
-    """The same items, made in a background thread `ahead` of their use; its errors are raised here."""
-    buffer: queue.Queue[Any] = queue.Queue(ahead)
-    stopped = threading.Event()
-    end = object()
-
-    def put(item: object) -> None:
-        while not stopped.is_set():
-            try:
-                buffer.put(item, timeout=0.2)
-                return
-            except queue.Full:
-                continue
-
-    def work() -> None:
+def prefetch(make: Callable[[int], T], numbers: Iterable[int], loaders: int = 1) -> Iterator[T]:
+    """`make` of each number in order, made ahead of its use by `loaders` threads; its errors are raised
+    here.
+    """
+    left, ahead = iter(numbers), loaders + 1
+    with ThreadPoolExecutor(loaders, "loader") as pool:
+        made = deque(pool.submit(make, number) for number in itertools.islice(left, ahead))
         try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
-                    return
-            put(end)
-        except BaseException as error:
-            put(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        while (item := buffer.get()) is not end:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
+            while made:
+                item = made.popleft().result()
+                made.extend(pool.submit(make, number) for number in itertools.islice(left, 1))
+                yield item
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def save(state: State, folder: Path) -> None:
