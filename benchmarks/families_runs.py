@@ -44,6 +44,7 @@ class Family:
 FAMILIES = {
     "diffusion": Family("diffusion", "generator.toml", 16, 3.0),
     "text_only": Family("diffusion without retrieval", "text_only.toml", 16, 3.0),
+    "shared": Family("diffusion with shared blocks", "shared.toml", 16, 3.0),
     "gan": Family("GAN", "gan.toml"),
     "vae": Family("VAE", "vae.toml"),
     "autoregressive": Family("autoregressive", "autoregressive.toml", 0, 3.0),
