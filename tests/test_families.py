@@ -34,6 +34,7 @@ WRITER = "[autoregressive]\nkv_heads = 1\ncaptioning = 0.2\n"
 GENERATORS = {
     "generator": ("diffusion", MODEL.format(2)),
     "text_only": ("diffusion", MODEL.format(0)),
+    "shared": ("diffusion", MODEL.format(2).replace("depth = 1", "depth = 2\ndistinct = 1", 1)),
     "gan": ("gan", MODEL.format(2) + "[gan]\nwidth = 8\nblocks = 1\n"),
     "vae": ("vae", MODEL.format(2) + "[vae]\ndepth = 1\n"),
     "autoregressive": (
@@ -116,7 +117,8 @@ def test_all_families_on_one_page(root: Path, monkeypatch: pytest.MonkeyPatch) -
     last = command(root, "--families", ",".join(families.FAMILIES))
     assert last.exit_code == 0, last.output
     page = (root / "page.md").read_text("utf-8")
-    assert "| | diffusion | diffusion without retrieval | GAN | VAE | autoregressive |" in page
+    titles = [family.title for family in families.FAMILIES.values()]
+    assert f"| | {' | '.join(titles)} |" in page
     assert "| drawn with | 16 Euler steps, guidance 3 |" in page
     assert "Not in the table" not in page
     told = json.loads(last.output.splitlines()[-1])["families"]

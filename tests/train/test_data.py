@@ -13,7 +13,6 @@ from PIL import Image
 
 from miaobi.colours import COLOURS, main_colour, recolour
 from miaobi.errors import DataError
-from miaobi.images import from_uint8
 from miaobi.train.data import Record, load_dataset
 
 
@@ -55,24 +54,6 @@ def test_a_shard_is_memory_mapped(tmp_path: Path) -> None:
     assert load_dataset(tmp_path).styles == ("z", "b", "a")
     with pytest.raises(ValueError, match="'test'"):
         dataset.split("test")
-
-
-def test_batches_cover_an_epoch_and_repeat_by_seed(tmp_path: Path) -> None:
-    images = shard(tmp_path)
-    dataset = load_dataset(tmp_path)
-    train = dataset.split("train")
-    batches = list(dataset.batches(train, 2, np.random.default_rng(5), drop_last=False))
-    assert [len(batch.indices) for batch in batches] == [2, 2, 2, 2, 1]
-    assert sorted(np.concatenate([batch.indices for batch in batches])) == train.tolist()
-    for batch in batches:
-        np.testing.assert_array_equal(batch.images, from_uint8(images[batch.indices]))
-    again = list(dataset.batches(train, 2, np.random.default_rng(5)))
-    assert [batch.indices.tolist() for batch in again] == [batch.indices.tolist() for batch in batches[:4]]
-    assert len(list(dataset.batches(train, 64, np.random.default_rng(5)))) == 1
-    mirrored = next(dataset.batches(train, 4, np.random.default_rng(5), flip=1))
-    np.testing.assert_array_equal(mirrored.images, from_uint8(images[mirrored.indices])[..., ::-1])
-    with pytest.raises(ValueError, match="batch_size"):
-        next(dataset.batches(train, 0, np.random.default_rng(0)))
 
 
 def test_damaged_shards_are_named(tmp_path: Path) -> None:

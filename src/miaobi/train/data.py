@@ -6,7 +6,7 @@ picture i) and, where the order matters, styles.json (a list). Any folder in Hug
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -52,14 +52,6 @@ class Record:
             if not isinstance(getattr(self, name), list | tuple):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not a list")
             object.__setattr__(self, name, tuple(getattr(self, name)))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pictures `indices` of a data set as premultiplied float32 (B, 4, S, S) in [-1, 1]."""
-
-    indices: Indices
-    images: Float
 
 
 @dataclass(frozen=True)
@@ -115,34 +107,6 @@ class Dataset:
     def take(self, indices: Indices) -> Float:
         """Pictures at `indices` as premultiplied float32 (B, 4, S, S) in [-1, 1]."""
         return from_uint8(self.images[indices])
-
-    def batches(
-        self,
-        indices: Indices,
-        batch_size: int,
-        rng: np.random.Generator,
-        *,
-        flip: float = 0,
-        drop_last: bool = True,
-    ) -> Iterator[Batch]:
-        """One epoch over `indices` in random order; each picture is mirrored with probability `flip`.
-
-        Mirroring is wrong for letters, arrows and flags, so it is off unless asked for. `drop_last` leaves
-        out an incomplete last batch (but not the only one).
-        """
-        if batch_size < 1 or not 0 <= flip <= 1:
-            raise ValueError(f"batch_size is {batch_size}, flip {flip}; at least 1, and 0 to 1, are allowed")
-        order = rng.permutation(indices)
-        end = len(order)
-        if drop_last and end >= batch_size:
-            end -= end % batch_size
-        for start in range(0, end, batch_size):
-            chosen = order[start : start + batch_size]
-            pixels = self.images[chosen]
-            if flip:
-                mirrored = rng.random(len(chosen)) < flip
-                pixels[mirrored] = pixels[mirrored, :, ::-1]
-            yield Batch(chosen, from_uint8(pixels))
 
 
 def load_dataset(path: Path | str, size_px: int = 128) -> Dataset:
