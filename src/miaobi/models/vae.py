@@ -19,9 +19,9 @@ from miaobi.models.layers import Block, patchify, unpatchify
 class VaeConfig:
     depth: int = 4
     """Blocks of the posterior."""
-    beta: float = 0.02
+    beta: float = 2.0
     """Weight of the KL divergence, per latent value, against the squared error."""
-    free_bits: float = 0.02
+    free_bits: float = 0.01
     """Nats per value, on average over the batch, that cost nothing: below, the KL does not push."""
     perceptual_weight: float = 0.0
     """Weight of how different drawn and real pictures look, where training gives `Vae.perceptual`."""
