@@ -15,7 +15,7 @@ from miaobi.bundle import Bundle
 from miaobi.captioning import write_words
 from miaobi.errors import InputError
 from miaobi.images import Float, from_uint8, to_uint8
-from miaobi.runtimes.graph import Graph, Running, open_graph, traits_of
+from miaobi.runtimes.graph import Graph, Running, is_whole, open_graph, traits_of
 from miaobi.runtimes.onnx import pick_device
 from miaobi.text.encoder import TextEncoder, joined
 from miaobi.text.memory import Memory, Neighbours
@@ -81,6 +81,7 @@ class Drawer:
         self._context, self._sampled, self._decoder = (
             self._graph(name) for name in ("context", bundle.sampled, "decoder")
         )
+        self._whole = self._graph("picture") if is_whole(bundle, self.running) else None
         self.memory = self._own_memory = Memory.load(
             bundle.path("memory.safetensors"), bundle.path("memory.json"), bundle.latent_shape
         )
@@ -144,24 +145,32 @@ class Drawer:
             "neighbours": found.latents,
             "neighbour_style": found.styles,
         }
-        with timed(stages, "context"):
-            context = self._asked(question)
-            if self.bundle.guidance != 1:
-                unasked = self._asked(self._nothing(question))
-                context |= {f"not_{name}": tensor for name, tensor in unasked.items()}
+        whole = self._whole if edit is None and steps == self.bundle.steps else None
+        context = question
+        if whole is None:
+            with timed(stages, "context"):
+                context = self._asked(question)
+                if self.bundle.guidance != 1:
+                    unasked = self._asked(self._nothing(question))
+                    context |= {f"not_{name}": tensor for name, tensor in unasked.items()}
         pictures = []
         for begin in range(0, len(jobs), self.running.batch):
             numbers, seeds = zip(*jobs[begin : begin + self.running.batch], strict=True)
             each = numbers == tuple(range(len(texts)))  # then nothing has to be copied
             part = context if each else {name: tensor[list(numbers)] for name, tensor in context.items()}
-            with timed(stages, "sample"):
-                drawn = (
-                    {"codes": self._write(part, seeds, steps)}
-                    if self.bundle.family == "autoregressive"
-                    else {"latents": self._sample(part, seeds, steps, edit)}
-                )
-            with timed(stages, "decode"):
-                pictures.append(self._decoder(**drawn)["image"])
+            if whole is not None:
+                with timed(stages, "picture"):
+                    noise = sampling.draw(sampling.generators(seeds), self.bundle.latent_shape)
+                    pictures.append(whole(**part, x=noise)["image"])
+            else:
+                with timed(stages, "sample"):
+                    drawn = (
+                        {"codes": self._write(part, seeds, steps)}
+                        if self.bundle.family == "autoregressive"
+                        else {"latents": self._sample(part, seeds, steps, edit)}
+                    )
+                with timed(stages, "decode"):
+                    pictures.append(self._decoder(**drawn)["image"])
             if on_batch:
                 on_batch(len(seeds))
         names = [[self.memory.ids[one] for one in row if one >= 0] for row in found.entries]

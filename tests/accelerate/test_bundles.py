@@ -10,6 +10,7 @@ from torch import nn
 
 from miaobi.accelerate import (
     Batch,
+    Compile,
     Distill,
     Guidance,
     Precision,
@@ -102,6 +103,26 @@ def test_every_runtime_draws_the_same(pipe: Pipeline, reference: np.ndarray, run
     assert receipt.runtime.startswith(runtime)
     assert receipt.guidance == 2
     np.testing.assert_array_equal(over_white(pipe), reference)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_one_graph_draws_what_its_parts_do(pipe: Pipeline, steps: int) -> None:
+    parts = apply(pipe, (Steps(steps), Guidance(1), Runtime("openvino")))
+    whole = apply(parts, (Compile(),))
+    assert np.abs(over_white(whole) - over_white(parts)).max() <= 2
+    np.testing.assert_allclose(over_white(whole, prompts=("猫",))[0], over_white(whole)[1], atol=1)
+    told = whole.generate("cat", seed=1).receipt
+    assert "picture" in told.stages_ms
+    assert "one graph" in told.runtime
+    again = whole.generate("cat", seed=1, steps=4)  # other steps than it was built for: by its parts
+    assert "picture" not in again.receipt.stages_ms
+    np.testing.assert_array_equal(again.pixels, parts.generate("cat", seed=1, steps=4).pixels)
+
+
+def test_one_graph_of_integers(pipe: Pipeline) -> None:
+    parts = apply(pipe, (Steps(1), Guidance(1), Runtime("openvino"), Quantize("int8-static")))
+    whole = apply(parts, (Compile(),))
+    assert np.abs(over_white(whole) - over_white(parts)).mean() <= 2
 
 
 @pytest.mark.parametrize(

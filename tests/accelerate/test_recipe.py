@@ -56,6 +56,7 @@ UNET = Traits(
     convolutions=True,
 )
 TINY = replace(UNET, model="tiny 1", kind="bundle", backbone="transformer", tokens=16, blocks=8)
+UNGUIDED = replace(TINY, guided=False, runtime="openvino", sampler="euler")
 steps = st.one_of(
     st.builds(Prune, st.floats(0.01, 0.99), st.sampled_from(["structured", "unstructured"])),
     st.builds(ShareLayers, st.integers(2, 8)),
@@ -140,7 +141,12 @@ def test_the_decoder_alone_computes_in_another_type() -> None:
         (UNET, (Runtime("torch"),), "already"),
         (UNET, (Runtime("onnxruntime"), Precision("bfloat16")), "compute in fp32"),
         (UNET, (Runtime("onnxruntime"), ChannelsLast()), "chooses its own layout"),
-        (UNET, (Runtime("onnxruntime"), Compile()), "compiles its graphs anyway"),
+        (UNET, (Runtime("onnxruntime"), Compile()), "compiles each graph anyway"),
+        (UNET, (Runtime("openvino"), Compile()), "OpenVINO for a bundle"),
+        (TINY, (Runtime("openvino"), Compile()), "without guidance alone"),
+        (UNGUIDED, (Precision("bfloat16", "decoder"), Compile()), "computes in one type"),
+        (replace(UNGUIDED, sampler="consistency"), (Compile(),), "Euler's method alone"),
+        (replace(TINY, family="autoregressive"), (Runtime("openvino"), Compile()), "how tokens are chosen"),
         (UNET, (Quantize("int8-static"),), "add Runtime"),
         (UNET, (Precision("float32", "decoder"),), "already"),
         (UNET, (Precision("bfloat16"), MergeTokens()), "put it before"),

@@ -240,7 +240,7 @@ class ChannelsLast(Step):
 
 @dataclass(frozen=True)
 class Compile(Step):
-    """torch.compile."""
+    """torch.compile; on OpenVINO one graph for the whole of a bundle, from the context to the decoder."""
 
     stage: ClassVar = Stage.COMPILE
 

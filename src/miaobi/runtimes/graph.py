@@ -1,12 +1,13 @@
 """A graph and how it is run: the one contract that every runtime keeps, and the choice among them."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy.typing as npt
 
 from miaobi.bundle import Bundle
 from miaobi.runtimes import onnx
+from miaobi.sampling import timesteps
 from miaobi.traits import DType, RuntimeName, Traits
 
 Array = npt.NDArray[Any]
@@ -32,7 +33,7 @@ class Running:
     quantized: str | None = None
     """How PyTorch's weights are quantized; a graph that is has it in itself."""
     compiled: bool = False
-    """torch.compile of what runs at every step."""
+    """torch.compile of what runs at every step; on OpenVINO the whole picture as one graph."""
     threads: int = 0
     """Of one operator; 0: the runtime chooses."""
     device: str = "cpu"
@@ -44,13 +45,26 @@ class Running:
         return self.decoder_dtype if graph == "decoder" else self.dtype
 
 
+def is_whole(bundle: Bundle, running: Running) -> bool:
+    """Whether a picture is drawn by one graph, "picture", from the context to the decoder."""
+    return (
+        running.compiled
+        and running.runtime == "openvino"
+        and bundle.family != "autoregressive"
+        and bundle.guidance == 1
+        and (bundle.sampler == "euler" or bundle.steps == 1)
+        and running.dtype == running.decoder_dtype
+    )
+
+
 HERE = ("text", "encoder", "captioner")
 """Graphs that always run on ONNX Runtime: bundles hold no PyTorch weights of them, and a text of every length
 or caption would be another graph to compile for OpenVINO."""
 
 
 def open_graph(bundle: Bundle, name: str, running: Running) -> Graph:
-    """A graph of a bundle: "text", "context", "denoiser" or "writer", "decoder", "encoder", "captioner".
+    """A graph of a bundle: "text", "context", "denoiser" or "writer", "decoder", "encoder", "captioner"; also
+    "picture" where `is_whole`, for the bundle's own number of steps.
 
     Raises:
         BundleError: the file is missing, damaged or no graph that the runtime can run.
@@ -59,8 +73,15 @@ def open_graph(bundle: Bundle, name: str, running: Running) -> Graph:
     if name in HERE:
         return onnx.OnnxModel(bundle.path(f"{name}.onnx"), running.threads, running.device)
     if running.runtime == "openvino":
-        from miaobi.runtimes.openvino import OpenVinoModel
+        from miaobi.runtimes.openvino import OpenVinoModel, WholePicture, settings
 
+        if name == "picture":
+            context, denoiser, decoder = (
+                cast(OpenVinoModel, open_graph(bundle, part, running))
+                for part in ("context", "denoiser", "decoder")
+            )
+            options = settings(running.dtype, running.threads, bundle.quantized)
+            return WholePicture(context, denoiser, decoder, timesteps(bundle.steps), options)
         own = f"{name}.xml" in bundle.files  # OpenVINO's format, which its quantizer writes
         path, weights = (
             (bundle.path(f"{name}.xml"), bundle.path(f"{name}.weights"))
@@ -82,7 +103,8 @@ def runtime_name(running: Running) -> str:
     if running.runtime == "openvino":
         from miaobi.runtimes.openvino import runtime_name
 
-        return f"{runtime_name()} (text: {onnx.runtime_name()})"
+        how = ", one graph" if running.compiled else ""
+        return f"{runtime_name()}{how} (text: {onnx.runtime_name()})"
     import torch
 
     how = ", compiled" if running.compiled else ""

@@ -1,8 +1,10 @@
 """Run an ONNX graph with OpenVINO."""
 
 import os
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,16 +72,22 @@ class OpenVinoModel:
         weights: str | os.PathLike[str] | None = None,
         quantized: str | None = None,
     ) -> None:
-        self._name = os.path.basename(path)
-        self._options = settings(dtype, threads, quantized)
         self._files = [os.fspath(path), *([os.fspath(weights)] if weights else [])]
-        try:
-            model = _core().read_model(*self._files)
-        except RuntimeError as error:
-            raise BundleError(f"{self._files[0]!r} cannot be loaded: {_last_line(error)}") from error
+        self._open(os.path.basename(path), settings(dtype, threads, quantized))
+
+    def _open(self, name: str, options: dict[str, Any]) -> None:
+        self._name, self._options = name, options
+        model = self._read()
         self.inputs: tuple[str, ...] = tuple(one.get_any_name() for one in model.inputs)
         self.outputs: tuple[str, ...] = tuple(one.get_any_name() for one in model.outputs)
         self._requests: dict[tuple[tuple[int, ...], ...], Any] = {}
+
+    def _read(self) -> Any:
+        """The graph, anew: shaping it changes it."""
+        try:
+            return _core().read_model(*self._files)
+        except RuntimeError as error:
+            raise BundleError(f"{self._files[0]!r} cannot be loaded: {_last_line(error)}") from error
 
     def __call__(self, **inputs: Array) -> dict[str, Array]:
         """Run the graph. Inputs that it does not know are left out, which lets one set of tensors feed many
@@ -104,7 +112,7 @@ class OpenVinoModel:
 
     def _request(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
         if shapes not in self._requests:
-            model = _core().read_model(*self._files)
+            model = self._read()
             try:
                 model.reshape(dict(enumerate(map(list, shapes))))
                 compiled = _core().compile_model(model, "CPU", self._options)
@@ -113,6 +121,70 @@ class OpenVinoModel:
                 raise BundleError(f"{self._name} does not take {told}: {_last_line(error)}") from error
             self._requests[shapes] = compiled.create_infer_request()
         return self._requests[shapes]
+
+
+class WholePicture(OpenVinoModel):
+    """Context, all steps of Euler's method and decoder as one graph: "image" (B, 4, H, W) from what the
+    context wants and noise "x" (B, C, h, w). Nothing is copied or waited for between its parts.
+
+    Args:
+        context, denoiser, decoder: the graphs.
+        times: those of the steps, see `sampling.timesteps`.
+        options: see `settings`.
+    """
+
+    def __init__(
+        self,
+        context: OpenVinoModel,
+        denoiser: OpenVinoModel,
+        decoder: OpenVinoModel,
+        times: Sequence[float],
+        options: dict[str, Any],
+    ) -> None:
+        self._context, self._denoiser, self._decoder = context, denoiser, decoder
+        self._times = times
+        self._open("the whole picture", options)
+
+    def __call__(self, **inputs: Array) -> dict[str, Array]:
+        """See `OpenVinoModel`."""
+        count = len(inputs["x"])
+        times = {f"t{number}": np.full(count, t, np.float32) for number, t in enumerate(self._times[:-1])}
+        return super().__call__(**inputs, **times)
+
+    def _read(self) -> Any:
+        openvino, ops = import_module("openvino"), import_module("openvino.opset13")
+        context, decoder = self._context._read(), self._decoder._read()
+        given = {name: one.get_node().input_value(0) for one in context.outputs for name in one.get_names()}
+        inputs = context.get_parameters()
+        for number, (t, following) in enumerate(pairwise(self._times)):
+            step = self._denoiser._read()
+            own = _join(step, given)  # the time; in the first step the noise too
+            own["t"].output(0).set_names({f"t{number}"})
+            x = given["x"] if number else own["x"].output(0)
+            length = ops.constant(np.float32(following - t))
+            given["x"] = ops.add(x, ops.multiply(_result(step), length)).output(0)
+            inputs.extend(own.values())
+        _join(decoder, {"latents": given["x"]})
+        image = _result(decoder)
+        image.set_names({"image"})
+        return openvino.Model([ops.result(image)], inputs, "picture")
+
+
+def _join(model: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Let a model take inputs from elsewhere, by name; those that are not given, its parameters by name."""
+    own = {}
+    for one in model.get_parameters():
+        (name,) = one.output(0).get_names()
+        if name not in given:
+            own[name] = one
+            continue
+        for target in one.output(0).get_target_inputs():
+            target.replace_source_output(given[name])
+    return own
+
+
+def _result(model: Any) -> Any:
+    return model.get_results()[0].input_value(0)
 
 
 def _last_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ it has, because a parameter of Optuna always has the same ones.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import product
 from typing import Literal
 
 from miaobi.accelerate.machine import cpus
@@ -127,7 +128,11 @@ class Space:
         found += [(one, runtime) for one in students for runtime in runtimes]
         for one in students:
             quick = few[:1] if self.legal((one, *few[:1])) else ()
-            found += [(one, *quick, runtime, step) for runtime in runtimes for step in numbers]
+            for runtime, step in product(runtimes, numbers):
+                # one graph for the whole picture is never slower, where OpenVINO can have it
+                whole = (one, *quick, runtime, step, Compile())
+                able = runtime == Runtime("openvino") and self.legal(whole)
+                found.append(whole if able else whole[:-1])
         found += [(one, step) for one in students for step in (*few, *integers)]
         return [one for one in dict.fromkeys(found) if self.legal(one)]
 
