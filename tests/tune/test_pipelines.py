@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from miaobi.accelerate import Distill, Precision, Quantize, Recipe, Runtime, Steps, Threads, apply
+from miaobi.accelerate import Compile, Distill, Precision, Quantize, Recipe, Runtime, Steps, Threads, apply
 from miaobi.accelerate.bundles import save
 from miaobi.errors import InputError, MachineError
 from miaobi.evaluate.speed import PROMPTS
@@ -24,15 +24,20 @@ def lab(tiny_bundle: Path) -> PipelineLab:
     return PipelineLab(load(tiny_bundle), str(tiny_bundle), FidelityQuality(PROMPTS[:16]))
 
 
-def test_a_student_starts_with_a_runtime_and_its_numbers(
+def test_a_student_starts_with_a_runtime_and_its_numbers_as_one_graph_where_it_can(
     lab: PipelineLab, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     single = tmp_path / "single"
     save(apply(load(tiny_bundle), (Steps(1),)), single)
     for student, quick in ((tiny_bundle, (Steps(1),)), (single, ())):  # of several steps, and of one
         starts = space_of(lab.traits, students=[str(student)]).starts()
-        graph, numbers = Runtime("openvino"), (Precision("bfloat16", "decoder"), Quantize("int8-static"))
-        assert {(Distill(str(student)), *quick, graph, one) for one in numbers} <= set(starts)
+        numbers: tuple[Recipe, ...] = (
+            (Precision("bfloat16", "decoder"),),
+            (Precision("bfloat16"), Compile()),
+            (Quantize("int8-static"), Compile()),
+        )
+        graph = (Distill(str(student)), *quick, Runtime("openvino"))
+        assert {(*graph, *one) for one in numbers} <= set(starts)
 
 
 def test_scores_are_those_of_the_same_samples(lab: PipelineLab) -> None:

@@ -178,6 +178,21 @@ def test_where_every_trial_fails_the_baseline_is_the_plan(tmp_path: Path) -> Non
     assert len([one for one in found.trials if one.failure]) > 3
 
 
+def test_a_recipe_whose_first_picture_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    class Compiling(SyntheticLab):
+        def times_ms(self, recipes: Sequence[Recipe], rounds: int) -> Scores:
+            if any(step.name == "compile" for one in recipes for step in one):
+                self.clock.now += 10
+            return super().times_ms(recipes, rounds)
+
+    lab = Compiling(Clock())
+    found = run(lab, tmp_path, 60)
+    compiled = [one for one in found.trials if any(step.name == "compile" for step in one.recipe)]
+    assert all("first picture took" in (one.failure or "") for one in compiled)
+    assert len(compiled) == 1  # it failed alone and is not offered again
+    assert found.recipe
+
+
 def test_a_baseline_that_fails_is_an_error(tmp_path: Path) -> None:
     class Broken(SyntheticLab):
         def scores(self, recipe: Recipe, first: int, count: int) -> Scores:

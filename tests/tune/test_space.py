@@ -51,3 +51,11 @@ def test_what_the_space_holds_follows_from_the_traits() -> None:
     assert not space_of(TRAITS, students=["x"]).legal((Distill("x"),))  # students are for bundles
     one_step = space_of(replace(TRAITS, steps=1, guided=False, guidance=1.0))
     assert all(slot.kind != "steps" for slot in one_step.slots)
+
+
+def test_torch_compile_needs_patience() -> None:
+    hurried = space_of(TRAITS, cores=2, patient=False)
+    assert hurried.legal((Runtime("onnxruntime"),))
+    assert not hurried.legal((Compile(),))
+    assert space_of(TRAITS, cores=2).legal((Compile(),))
+    assert not any(Compile() in one for one in hurried.starts())

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from miaobi.tune.outcome import Progress
     from miaobi.tune.quality import Quality
 
+PATIENT_S = 1800.0
+"""Budget from which torch.compile is tried."""
 _folder = click.Path(path_type=Path, file_okay=False)
 _file = click.Path(path_type=Path, dir_okay=False)
 
@@ -108,7 +110,7 @@ def tune(
     except OSError as error:
         raise InputError(f"--out {str(out)!r} cannot be made: {error.strerror}; choose another.") from error
     lab = PipelineLab(pipe, folder, quality, objective)
-    space = space_of(pipe.traits, objective, students, decoders)
+    space = space_of(pipe.traits, objective, students, decoders, patient=goal.budget_s >= PATIENT_S)
     with _Bar() as bar:
         search = Search(lab, space, goal, out, resume=resume, on_progress=bar.show)
         try:

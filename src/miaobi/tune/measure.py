@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from miaobi.accelerate.recipe import Recipe
+from miaobi.errors import MachineError
 from miaobi.tune.bound import Loss, look_errors
 from miaobi.tune.lab import Lab, Scores
 from miaobi.tune.outcome import Goal
@@ -16,8 +17,9 @@ FIRST = 32
 ROUNDS, FINAL_ROUNDS = 3, 15
 CHOOSE, CONFIRM = 0.45, 0.95
 """Shares of the budget at whose end the choice of finalists and their tests have to be done."""
-_SMALL = 0.02
-"""Share of the budget that one recipe's times, or its first samples, may take."""
+_SMALL, _LARGE = 0.02, 0.1
+"""Shares of the budget that one recipe's times, or its first samples, may take; and at most its first
+picture."""
 
 
 class Budget:
@@ -64,10 +66,17 @@ class Measure:
         return share
 
     def _times(self, recipes: Sequence[Recipe]) -> Scores:
-        """Times of `ROUNDS` rounds after a first that warms up; of that one where it took long."""
+        """Times of `ROUNDS` rounds after a first that warms up; of that one where it took long.
+
+        Raises:
+            MachineError: a recipe's first picture took more than a tenth of the budget.
+        """
         started = self.budget.clock()
         times = self.lab.times_ms(recipes, 1)
-        if self.budget.clock() - started > _SMALL * self.budget.total_s / ROUNDS:
+        took = self.budget.clock() - started
+        if len(recipes) > 1 and took > _LARGE * self.budget.total_s + self.baseline_ms / 1000:
+            raise MachineError(f"its first picture took {took:.0f} s; give a larger --budget.")
+        if took > _SMALL * self.budget.total_s / ROUNDS:
             return times
         return self.lab.times_ms(recipes, ROUNDS)
 

@@ -54,6 +54,8 @@ class Space:
 
     traits: Traits
     slots: tuple[Slot, ...]
+    patient: bool = True
+    """Whether torch.compile is offered, which works for minutes on a recipe before its first picture."""
 
     def walk(self, choose: Callable[[str, list[str]], str], barred: frozenset[Step] = frozenset()) -> Recipe:
         """A recipe made by `choose`, which is given a parameter's name and labels, "-" for none first.
@@ -86,8 +88,9 @@ class Space:
         return chosen
 
     def legal(self, recipe: Recipe) -> bool:
-        """Whether `accelerate.rules` lets the recipe pass."""
-        return _legal(self.traits, recipe)
+        """Whether `accelerate.rules` lets the recipe pass, and there is time for it."""
+        made = _after(self.traits, recipe)
+        return made is not None and (self.patient or not (made.compiled and made.runtime == "torch"))
 
     def ordered(self, steps: Sequence[Step]) -> Recipe:
         """Steps of this space as a recipe: in the order of the slots."""
@@ -169,6 +172,7 @@ def space_of(
     students: Sequence[str] = (),
     decoders: Sequence[str] = (),
     cores: int | None = None,
+    patient: bool = True,
 ) -> Space:
     """The space of a pipeline: what its traits allow, and the user's students and tiny decoders.
 
@@ -179,6 +183,7 @@ def space_of(
         students: folders of bundles for `Distill`, or "emoji".
         decoders: folders for `TinyDecoder`.
         cores: of the machine; by default those that this process may use.
+        patient: whether there is time for torch.compile.
     """
     cores = cores or cpus()
     steps = [count for count in _COUNTS if count < traits.steps]
@@ -213,16 +218,17 @@ def space_of(
         (Threads, [Threads(count) for count in threads]),
         (Batch, [Batch(size) for size in (4, 8, 16, 32)] if objective == "throughput" else []),
     ]
-    return Space(traits, tuple(Slot(options[0].name, tuple(options)) for _, options in wanted if options))
+    return Space(
+        traits, tuple(Slot(options[0].name, tuple(options)) for _, options in wanted if options), patient
+    )
 
 
 @lru_cache(maxsize=100_000)
-def _legal(traits: Traits, recipe: Recipe) -> bool:
+def _after(traits: Traits, recipe: Recipe) -> Traits | None:
     try:
-        check(traits, recipe)
+        return check(traits, recipe)
     except RecipeError:
-        return False
-    return True
+        return None
 
 
 def _middle(options: Sequence[Step]) -> list[Step]:
