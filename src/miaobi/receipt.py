@@ -6,7 +6,6 @@ Nothing falls back or is ignored in silence.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -118,10 +117,9 @@ class Generation(Sequence[Image.Image]):
 def peak_memory_bytes() -> int:
     """The highest resident memory of this process so far, in bytes; 0 where the system does not tell."""
     try:  # Linux; ru_maxrss would count what a parent held before it started this process
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            return int(file.read(4096).split(b"VmHWM:")[1].split(maxsplit=1)[0]) * 1024
+    except (OSError, IndexError):
         pass
     try:
         import resource  # absent on Windows

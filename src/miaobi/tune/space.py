@@ -37,6 +37,8 @@ from miaobi.traits import RUNTIMES, Traits
 Objective = Literal["latency", "throughput", "memory", "size"]
 OBJECTIVES: tuple[Objective, ...] = ("latency", "throughput", "memory", "size")
 NOTHING = "-"
+_AFTER_TYPES = (Quantize("int8-static"), Quantize("int8-weights"))
+"""Integers that are tried first together with bfloat16."""
 _COUNTS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 25, 30, 40)
 
 
@@ -125,18 +127,18 @@ class Space:
 
     def _of_students(self, students: Sequence[Step], of_kind: dict[str, tuple[Step, ...]]) -> list[Recipe]:
         runtimes, few = of_kind.get("runtime", ()), of_kind.get("steps", ())[:2]
-        integers = of_kind.get("quantize", ())[:3]
-        numbers = (*of_kind.get("precision", ())[:2], *integers)
+        types, integers = of_kind.get("precision", ())[:2], of_kind.get("quantize", ())
+        numbers: list[Recipe] = [(), *((one,) for one in (*types, *integers[:3]))]
+        numbers += [(*types[1:], one) for one in integers if one in _AFTER_TYPES]
         found: list[Recipe] = [(one,) for one in students]
-        found += [(one, runtime) for one in students for runtime in runtimes]
         for one in students:
             quick = few[:1] if self.legal((one, *few[:1])) else ()
-            for runtime, step in product(runtimes, numbers):
+            for runtime, more in product(runtimes, numbers):
                 # one graph for the whole picture is never slower, where OpenVINO can have it
-                whole = (one, *quick, runtime, step, Compile())
+                whole = (one, *quick, runtime, *more, Compile())
                 able = runtime == Runtime("openvino") and self.legal(whole)
                 found.append(whole if able else whole[:-1])
-        found += [(one, step) for one in students for step in (*few, *integers)]
+        found += [(one, step) for one in students for step in (*few, *integers[:3])]
         return [one for one in dict.fromkeys(found) if self.legal(one)]
 
     def neighbours(self, recipe: Recipe, barred: frozenset[Step] = frozenset()) -> tuple[Recipe, ...]:
