@@ -105,11 +105,11 @@ class Measure:
 
     @property
     def screening(self) -> int:
-        """Screening samples of a recipe that may be the best: all, or a power of two that a fifth of the
-        budget pays for at the speed of one picture alone.
+        """Screening samples of a recipe that may be the best: as many as a fifth of the budget pays for at
+        the speed of one picture alone.
         """
         paid = 0.2 * self.budget.total_s / max(self.baseline_ms / 1000, 1e-6)
-        return self.lab.screening if paid >= self.lab.screening else 2 ** int(math.log2(max(2, paid)))
+        return min(self.lab.screening, _even(paid, 2))
 
     def sample(self, recipe: Recipe, count: int, pool: int = 0, deadline: float = math.inf) -> int:
         """Measure samples of the baseline and of the recipe; gives how many both have."""
@@ -133,7 +133,7 @@ class Measure:
         return self._chances[asked]
 
     def planned(self, recipe: Recipe) -> int:
-        """Fresh samples of a finalist: a power of two that its share of the budget pays for, or all."""
+        """Fresh samples of a finalist: as many as its share of the budget pays for."""
         most, pool = self.lab.samples - self.lab.screening, self.lab.screening
         own, base = self.record.seconds(recipe), self.record.seconds(())
         if own is None or base is None:
@@ -141,4 +141,10 @@ class Measure:
         known = self.record.count((), pool)
         left = max((CONFIRM - CHOOSE) * self.budget.total_s, self.budget.left_s(CONFIRM)) / 2
         paid = left / own if left <= known * own else known + (left - known * own) / (own + base)
-        return most if paid >= most else min(most, 2 ** int(math.log2(max(8, paid))))
+        return min(most, _even(paid, 8))
+
+
+def _even(count: float, least: int) -> int:
+    """A number of samples that does not follow each jitter of the clock: a multiple of 32 from there on."""
+    step = 32 if count >= 32 else 1
+    return max(least, int(count) // step * step)
