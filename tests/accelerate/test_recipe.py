@@ -148,6 +148,7 @@ def test_the_decoder_alone_computes_in_another_type() -> None:
         (replace(UNGUIDED, sampler="consistency"), (Compile(),), "Euler's method alone"),
         (replace(TINY, family="autoregressive"), (Runtime("openvino"), Compile()), "how tokens are chosen"),
         (UNET, (Quantize("int8-static"),), "add Runtime"),
+        (UNGUIDED, (Precision("float16"), Quantize("int8-static")), "reference code"),
         (UNET, (Precision("float32", "decoder"),), "already"),
         (UNET, (Precision("bfloat16"), MergeTokens()), "put it before"),
         (UNET, (ShareLayers(2),), "differ in shape"),

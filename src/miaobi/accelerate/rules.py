@@ -232,15 +232,21 @@ def _with_dtype(traits: Traits, step: Precision) -> Traits:
 
 
 def _quantize(traits: Traits, step: Quantize) -> str | None:
+    calibrated = step.method in ("int8-static", "int8-mixed")
     return _first(
         (traits.quantized is not None, f"it is quantized already ({traits.quantized})."),
         (
-            traits.runtime == "torch" and step.method in ("int8-static", "int8-mixed"),
+            traits.runtime == "torch" and calibrated,
             "calibrated int8 is done on a graph; add Runtime onnxruntime or openvino before it.",
         ),
         (
             traits.runtime == "openvino" and step.method == "int8-mixed",
             "OpenVINO calibrates all or nothing; choose int8-static, int8-dynamic or weights alone.",
+        ),
+        (
+            traits.runtime == "openvino" and "float16" in (traits.dtype, traits.decoder_dtype) and calibrated,
+            "OpenVINO runs calibrated integers beside float16 by its reference code, a hundred times slower; "
+            "take bfloat16 or float32.",
         ),
         (
             traits.dtype != "float32" and traits.runtime == "onnxruntime",

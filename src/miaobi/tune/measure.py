@@ -17,7 +17,7 @@ FIRST = 32
 ROUNDS, FINAL_ROUNDS = 3, 15
 CHOOSE, CONFIRM = 0.45, 0.95
 """Shares of the budget at whose end the choice of finalists and their tests have to be done."""
-_SMALL, _LARGE = 0.02, 0.1
+_SMALL, _LARGE = 0.02, 0.05
 """Shares of the budget that one recipe's times, or its first samples, may take; and at most its first
 picture."""
 
@@ -69,7 +69,7 @@ class Measure:
         """Times of `ROUNDS` rounds after a first that warms up; of that one where it took long.
 
         Raises:
-            MachineError: a recipe's first picture took more than a tenth of the budget.
+            MachineError: a recipe's first picture took more than a twentieth of the budget.
         """
         started = self.budget.clock()
         times = self.lab.times_ms(recipes, 1)
@@ -89,6 +89,10 @@ class Measure:
         took = max(self.budget.clock() - started, 1e-9)
         rounds = min(FINAL_ROUNDS, int(share * self.budget.total_s / took))
         return self.lab.times_ms(recipes, rounds) if rounds > 1 else times
+
+    def soon(self) -> float:
+        """When first samples have to be done: clock."""
+        return self.budget.clock() + _SMALL * self.budget.total_s
 
     def cost(self, recipe: Recipe, share: float) -> float:
         """What is minimised: ms of a picture, or bytes."""

@@ -166,7 +166,7 @@ class Search:
         try:
             share = measure.share(recipe)
             cost = measure.cost(recipe, share)
-            count = measure.sample(recipe, measure.first())
+            count = measure.sample(recipe, measure.first(), deadline=measure.soon() if recipe else math.inf)
             if recipe and (best is None or cost < (best.cost or 0)):
                 self._look_closer(recipe, count, SCREEN)
             loss = measure.loss(recipe).figure()
