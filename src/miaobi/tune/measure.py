@@ -22,6 +22,10 @@ _SMALL, _LARGE = 0.02, 0.05
 picture."""
 
 
+_MOST = 0.8
+"""Share of the time for all finalists that one may take."""
+
+
 class Budget:
     """Seconds that a search may take, those of its earlier runs counted in."""
 
@@ -143,7 +147,8 @@ class Measure:
         if own is None or base is None:
             return most
         known = self.record.count((), pool)
-        left = max((CONFIRM - CHOOSE) * self.budget.total_s, self.budget.left_s(CONFIRM)) / 2
+        # most of it: the baseline's samples, which cost the most, serve every finalist
+        left = _MOST * max((CONFIRM - CHOOSE) * self.budget.total_s, self.budget.left_s(CONFIRM))
         paid = left / own if left <= known * own else known + (left - known * own) / (own + base)
         return min(most, _even(paid, 8))
 
