@@ -111,9 +111,7 @@ def test_one_graph_draws_what_its_parts_do(pipe: Pipeline, steps: int) -> None:
     whole = apply(parts, (Compile(),))
     assert np.abs(over_white(whole) - over_white(parts)).max() <= 2
     np.testing.assert_allclose(over_white(whole, prompts=("猫",))[0], over_white(whole)[1], atol=1)
-    told = whole.generate("cat", seed=1).receipt
-    assert "picture" in told.stages_ms
-    assert "one graph" in told.runtime
+    assert "picture" in whole.generate("cat", seed=1).receipt.stages_ms
     again = whole.generate("cat", seed=1, steps=4)  # other steps than it was built for: by its parts
     assert "picture" not in again.receipt.stages_ms
     np.testing.assert_array_equal(again.pixels, parts.generate("cat", seed=1, steps=4).pixels)

@@ -103,8 +103,7 @@ def runtime_name(running: Running) -> str:
     if running.runtime == "openvino":
         from miaobi.runtimes.openvino import runtime_name
 
-        how = ", one graph" if running.compiled else ""
-        return f"{runtime_name()}{how} (text: {onnx.runtime_name()})"
+        return f"{runtime_name()} (text: {onnx.runtime_name()})"
     import torch
 
     how = ", compiled" if running.compiled else ""
