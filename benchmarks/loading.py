@@ -71,6 +71,8 @@ def main(data: Path, recipe: Path, batch: int | None, steps: int) -> None:
         **{kind: {kind: 1.0} for kind in KINDS},
         "all": dict.fromkeys(KINDS, 1.0),
     }
+    for seed in range(steps + 1):  # the same pictures for all, read from the disk before
+        task(Augment()).batch(np.random.default_rng(seed), size)
     for name, shares in settings.items():
         made = task(Augment(**shares))
         tell(name, milliseconds(lambda seed, made=made: made.batch(np.random.default_rng(seed), size), steps))
