@@ -92,7 +92,7 @@ def _unchanged(traits: Traits, step: Step) -> Traits:
     return traits
 
 
-def _first(*reasons: tuple[bool, str | None]) -> str | None:
+def _first(*reasons: tuple[bool, str]) -> str | None:
     """The first reason whose condition holds."""
     return next((told for holds, told in reasons if holds), None)
 
@@ -268,23 +268,25 @@ def _channels_last(traits: Traits, step: ChannelsLast) -> str | None:
 
 
 def _compile(traits: Traits, step: Compile) -> str | None:
-    one = f"{traits.runtime} compiles each graph anyway"
+    if traits.compiled:
+        return "it is compiled already."
+    if traits.runtime == "torch":
+        return None
+    anyway = f"{traits.runtime} compiles each graph anyway"
     return _first(
-        (traits.compiled, "it is compiled already."),
         (
-            traits.runtime == "onnxruntime" or (traits.runtime == "openvino" and traits.kind != "bundle"),
-            f"{one}; only PyTorch is told, and OpenVINO for a bundle.",
+            traits.runtime == "onnxruntime" or traits.kind != "bundle",
+            f"{anyway}; only PyTorch is told, and OpenVINO for a bundle.",
         ),
-        (traits.runtime == "torch", None),
-        (traits.family == "autoregressive", f"{one}; how tokens are chosen between them is no graph."),
-        (traits.guided, f"{one}; one for the whole picture is built without guidance alone."),
+        (traits.family == "autoregressive", f"{anyway}; how tokens are chosen between them is no graph."),
+        (traits.guided, f"{anyway}; one for the whole picture is built without guidance alone."),
         (
             traits.sampler != "euler" and traits.steps > 1,
-            f"{one}; one for the whole picture is built for Euler's method alone.",
+            f"{anyway}; one for the whole picture is built for Euler's method alone.",
         ),
         (
             traits.dtype != traits.decoder_dtype,
-            f"{one}; one for the whole picture computes in one type, not in {traits.dtypes()}.",
+            f"{anyway}; one for the whole picture computes in one type, not in {traits.dtypes()}.",
         ),
     )
 

@@ -27,6 +27,7 @@ from miaobi.errors import TrainingError
 from miaobi.evaluate.features import Backbone
 from miaobi.evaluate.quality import hits, over_white
 from miaobi.files import atomic_write
+from miaobi.runtimes.openvino import settings
 from miaobi.train import devices, loop, workers
 from miaobi.train.augment import affine
 from miaobi.train.data import Dataset, Indices, load_dataset
@@ -194,8 +195,7 @@ class FastJudge:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the tracer
             graph = openvino.convert_model(judge, example_input=torch.zeros(2, 3, 128, 128))
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        return cls(judge.head, openvino.Core().compile_model(graph, "CPU", settings))
+        return cls(judge.head, openvino.Core().compile_model(graph, "CPU", settings("float32", 0, None)))
 
     def __call__(self, rgb: Tensor) -> Tensor:
         return torch.from_numpy(self.graph(rgb.numpy())[0])
