@@ -117,6 +117,14 @@ def test_one_graph_draws_what_its_parts_do(pipe: Pipeline, steps: int) -> None:
     np.testing.assert_array_equal(again.pixels, parts.generate("cat", seed=1, steps=4).pixels)
 
 
+def test_the_receipt_tells_integers_beside_another_type(pipe: Pipeline) -> None:
+    weights = Quantize("int8-weights")
+    mixed = apply(pipe, (Steps(1), Guidance(1), Runtime("openvino"), Precision("bfloat16"), weights))
+    assert mixed.generate("cat", seed=1).receipt.dtype == "int8-weights, the rest bfloat16"
+    plain = apply(pipe, (Steps(1), Guidance(1), Runtime("openvino"), weights))
+    assert plain.generate("cat", seed=1).receipt.dtype == "int8-weights"
+
+
 def test_one_graph_of_integers(pipe: Pipeline) -> None:
     parts = apply(pipe, (Steps(1), Guidance(1), Runtime("openvino"), Quantize("int8-static")))
     whole = apply(parts, (Compile(),))

@@ -114,6 +114,9 @@ def dtype_name(bundle: Bundle, running: Running) -> str:
     """The arithmetic that runs: the graphs' own, unless the weights or the runtime were told another."""
     as_exported = running.runtime != "torch" and running.dtype == "float32"
     dtype = bundle.dtype if as_exported else running.dtype
+    quantized = running.quantized or bundle.quantized
+    if quantized and quantized not in dtype:
+        dtype = f"{quantized}, the rest {dtype}"
     return dtype if running.decoder_dtype == running.dtype else f"{dtype}; decoder {running.decoder_dtype}"
 
 
