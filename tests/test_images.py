@@ -81,6 +81,7 @@ def test_contact_sheet_places_every_picture() -> None:
         ("a Crimson and green kite", "red"),
         ("绿色的猫", "green"),
         ("一个红苹果", "red"),
+        ("蓝绿色的杯子", "cyan"),
         ("a bluebird", None),
         ("", None),
     ],

@@ -59,15 +59,15 @@ COLOURS = MappingProxyType(
     }
 )
 """Name -> colour. `en[0]` and `zh[0]` are the usual words."""
+_WORDS = re.compile(
+    "|".join(rf"(?P<{name}>\b(?:{'|'.join(one.en)})\b|{'|'.join(one.zh)})" for name, one in COLOURS.items())
+)
 
 
 def named(text: str) -> str | None:
     """The colour that an English or Chinese text names, one of COLOURS; of several, the first said."""
-    words, found = text.lower(), []
-    for name, colour in COLOURS.items():
-        found += [(match.start(), name) for one in colour.en if (match := re.search(rf"\b{one}\b", words))]
-        found += [(words.index(one), name) for one in colour.zh if one in words]
-    return min(found)[1] if found else None
+    found = _WORDS.search(text.lower())
+    return found.lastgroup if found else None
 
 
 def recolour(image: UInt8, colour: str) -> UInt8:

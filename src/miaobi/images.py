@@ -45,7 +45,7 @@ def to_uint8(images: npt.NDArray[np.floating]) -> UInt8:
     np.clip(unit, 0, 255, out=unit)
     alpha = unit[..., 3:, :, :]
     seen = alpha >= 0.5
-    unit[..., :3, :, :] *= np.divide(255, alpha, out=np.zeros_like(alpha), where=seen)
+    unit[..., :3, :, :] *= seen * (255 / np.maximum(alpha, 0.5))
     alpha *= seen
     np.minimum(unit, 255, out=unit)
     np.rint(unit, out=unit)

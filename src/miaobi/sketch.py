@@ -52,6 +52,8 @@ class Sketch:
 
     def seeds(self, seed: int) -> list[int]:
         """A seed for each layer, from that of the picture; the first layer's is the picture's own."""
+        if len(self.texts) == 1:
+            return [seed]
         others = np.random.SeedSequence(seed).generate_state(len(self.texts), np.uint64) >> np.uint64(1)
         return [seed, *map(int, others[1:])]
 

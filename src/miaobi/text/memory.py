@@ -226,8 +226,8 @@ def rank_concepts(
     for begin in range(0, len(embeddings), _CHUNK):
         rows = slice(begin, begin + _CHUNK)
         asked = np.asarray(embeddings[rows], np.float32)
-        # the threads of BLAS would spin on while the graphs run; einsum has none, and few rows need none
-        product = np.einsum("bd,kd->bk", asked, sorted_keys) if len(asked) <= _FEW else asked @ sorted_keys.T
+        # the threads of BLAS would spin on while the graphs run; vecdot has none, and few rows need none
+        product = np.vecdot(asked[:, None], sorted_keys) if len(asked) <= _FEW else asked @ sorted_keys.T
         best = np.maximum.reduceat(product, starts, axis=1)
         # an integer that sorts by score first and by concept number second
         rank = -np.rint(best * 1e4).astype(np.int64) * len(concepts) + np.arange(len(concepts))
