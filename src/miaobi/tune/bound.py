@@ -18,7 +18,7 @@ from scipy.stats import norm, t
 from miaobi.evaluate.intervals import Figure
 from miaobi.tune.lab import Groups, Scores
 
-ERROR = 0.05
+ERROR = 0.01
 """Chance that a search returns a plan that breaks the bound, at most."""
 FINALISTS = 3
 """Recipes that are tested against the bound, at most; each gets its share of `ERROR` (Bonferroni)."""
