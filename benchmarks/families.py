@@ -24,9 +24,11 @@ import numpy as np
 from families_runs import (
     FAMILIES,
     TRIAL_STEPS,
+    TRIALS,
     Figures,
     Setting,
     export,
+    plan,
     planned,
     steps_done,
     train,
@@ -87,10 +89,11 @@ Rows: {titles}. Columns: {prompts}; two in each style, with seeds 0 to {last}. N
 ## How
 
 **Compute.** Each recipe of recipes/emoji was trained for {minutes:g} minutes by {workers} worker
-process(es) on the machine below. How many steps that is was decided before, by the rate of {trial} steps,
-so that warm-up and cooldown fit. The minutes in the table are the steps' own, their number times the median
-of their time; previews, checkpoints and encoding the pictures (once for each autoencoder) come on top. An
-image counts once, also where a step sees it at several noise levels.
+process(es) on the machine below. How many steps that is was decided before, by the times of {trial} steps of
+each family, taken in turn {trials} times, so that warm-up and cooldown fit and an hour in which the machine
+is faster favours nobody. The minutes in the table are the steps' own, their number times the median of their
+time; previews, checkpoints and encoding the pictures (once for each autoencoder) come on top. An image counts
+once, also where a step sees it at several noise levels.
 
 **Autoencoders** were trained before and are not in these minutes. {autoencoders}.
 
@@ -194,6 +197,7 @@ def page(
         minutes=setting.minutes,
         workers=setting.workers,
         trial=TRIAL_STEPS,
+        trials=TRIALS,
         autoencoders=f"{_cost(setting.autoencoder, 'Autoencoder')}; "
         + _cost(setting.codes, "FSQ codes (`codes.toml`), of the autoregressive family alone"),
         pairs=first["real/top1"].count,
@@ -242,6 +246,7 @@ def compare(
     setting.check([*names, *planned_before])
     check_writable(out)
     setting.runs.mkdir(parents=True, exist_ok=True)
+    plan(names, setting)
     for name in names:
         train(name, setting)
     missing, trained = dict.fromkeys(FAMILIES, "not trained yet"), []

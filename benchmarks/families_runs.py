@@ -19,8 +19,10 @@ from miaobi.files import atomic_write
 from miaobi.train import read_recipe, run, workers
 
 Figures = dict[str, Figure]
-TRIAL_STEPS, WARM_UP_STEPS = 40, 10
-"""Steps that tell a family's rate before it is trained, and how many of them do not count."""
+TRIAL_STEPS, WARM_UP_STEPS, TRIALS = 40, 10, 2
+"""Steps that tell a family's rate before it is trained, how many of them do not count, and how often all
+families take them in turn.
+"""
 LEAST_STEPS = 40
 """Fewer would leave no rate in the run's scalars, which are written every 20 steps."""
 RATE = "rate/items_per_s"
@@ -132,29 +134,48 @@ def _work(recipe: dict[str, Any]) -> float | MiaobiError:
         return error
 
 
+def plan(names: Sequence[str], setting: Setting) -> None:
+    """Decide how many steps families take that have no plan yet, and keep that in their files.
+
+    All are timed in turn. One that was planned before is timed with them, and what a step takes is told in
+    its time of that day: a machine that is faster today gives the others no more than it got.
+    """
+    new = [name for name in names if not setting.plan(name).exists()]
+    if not new:
+        return
+    before = [name for name in FAMILIES if setting.plan(name).exists()][:1]
+    seconds: dict[str, list[float]] = {name: [] for name in (*before, *new)}
+    for _ in range(TRIALS):
+        for name, times in seconds.items():
+            click.echo(f"{name}: {TRIAL_STEPS} steps to see how fast it trains", err=True)
+            asked = setting.recipe(name)
+            told = workers.start(setting.workers, _work, asked)[0] if setting.workers > 1 else trial(asked)
+            if isinstance(told, MiaobiError):
+                raise told
+            times.append(told)
+    for name in new:
+        wanted, step_s = setting.recipe(name), median(seconds[name])
+        for one in before:
+            share = median(a / b for a, b in zip(seconds[name], seconds[one], strict=True))
+            step_s = share * planned(one, setting)["plan"]["step_ms"] / 1000
+        wanted["schedule"]["steps"] = max(LEAST_STEPS, round(setting.minutes * 60 / step_s))
+        wanted["plan"]["step_ms"] = round(step_s * 1000, 2)
+        write_recipe(setting.plan(name), wanted)
+
+
 def planned(name: str, setting: Setting) -> dict[str, Any]:
-    """A family's recipe with as many steps as take the given minutes: decided once and kept in its file.
+    """A family's recipe with as many steps as take the given minutes, as `plan` decided.
 
     Raises:
         InputError: it was decided for another setting.
     """
     path, wanted = setting.plan(name), setting.recipe(name)
-    if path.exists():
-        kept = read_recipe(path)
-        told = [(key, _asked(kept, key), _asked(wanted, key)) for key in kept | wanted]
-        changed = [f"{key} = {before!r}, now {now!r}" for key, before, now in told if before != now]
-        if changed:
-            raise InputError(f"{path} has {'; '.join(changed)}; ask for the same, or choose another --runs")
-        return kept
-    click.echo(f"{name}: {TRIAL_STEPS} steps to see how fast it trains", err=True)
-    asked = setting.recipe(name)
-    seconds = workers.start(setting.workers, _work, asked)[0] if setting.workers > 1 else trial(asked)
-    if isinstance(seconds, MiaobiError):
-        raise seconds
-    wanted["schedule"]["steps"] = max(LEAST_STEPS, round(setting.minutes * 60 / seconds))
-    wanted["plan"]["step_ms"] = round(seconds * 1000, 2)
-    write_recipe(path, wanted)
-    return wanted
+    kept = read_recipe(path)
+    told = [(key, _asked(kept, key), _asked(wanted, key)) for key in kept | wanted]
+    changed = [f"{key} = {before!r}, now {now!r}" for key, before, now in told if before != now]
+    if changed:
+        raise InputError(f"{path} has {'; '.join(changed)}; ask for the same, or choose another --runs")
+    return kept
 
 
 def _asked(recipe: dict[str, Any], key: str) -> Any:

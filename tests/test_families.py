@@ -152,6 +152,20 @@ def test_a_run_of_another_length_is_not_compared(root: Path, tmp_path: Path) -> 
         families_runs.planned("vae", replace(setting, minutes=2.0))
 
 
+def test_families_that_come_later_get_no_more_where_the_machine_is_faster(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [root / name for name in ("recipes", "data", "text", "autoencoder", "codes", "judge")]
+    setting = families_runs.Setting(*paths, tmp_path, minutes=10.0, workers=1)
+    speed = {"gan": 0.5, "vae": 1.0, "diffusion": 2.0}  # seconds of a step
+    monkeypatch.setattr(families_runs, "trial", lambda recipe: speed[recipe.get("family", "diffusion")])
+    families_runs.plan(["gan", "vae"], setting)
+    speed = {name: seconds / 2 for name, seconds in speed.items()}
+    families_runs.plan(["gan", "diffusion"], setting)
+    steps = [families_runs.planned(name, setting)["schedule"]["steps"] for name in speed]
+    assert steps == [1200, 600, 300]
+
+
 def test_nothing_trained_is_told(root: Path, tmp_path: Path) -> None:
     result = command(root, "--families", "", "--runs", str(tmp_path / "runs"))
     assert result.exit_code == 1

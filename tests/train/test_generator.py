@@ -15,7 +15,7 @@ from miaobi.models.autoregressive import AutoregressiveConfig
 from miaobi.models.backbone import BackboneConfig
 from miaobi.models.captioning import Captioner
 from miaobi.models.diffusion import Diffusion
-from miaobi.models.gan import Gan
+from miaobi.models.gan import Gan, GanConfig
 from miaobi.text.encoder import TextFeatures
 from miaobi.text.memory import Memory, best_scale, pack
 from miaobi.text.tokenizer import Tokenizer
@@ -240,6 +240,24 @@ def test_a_gan_that_draws_one_picture_for_all_prompts_is_stopped(
     monkeypatch.setattr(gan, "measure", lambda *_: {"margin": 3.0, "spread": 0.004})
     with pytest.raises(TrainingError, match=r"the GAN collapsed.*vary by 0\.40%"):
         GeneratorTask(gan, pairs, {}).report()
+
+
+def test_diffusion_taught_as_a_gan_is_diffusion_again(model: Diffusion, tmp_path: Path) -> None:
+    about = {"model": asdict(model.backbone)}
+    for name in ("student", "gan", "taught"):
+        (tmp_path / name).mkdir()
+    loop.save_model(tmp_path / "student", model.state_dict(), about)
+    gan = Gan(model.backbone, GanConfig(width=8, levels=(1.0, 0.5)))
+    loop.save_model(tmp_path / "gan", gan.state_dict(), about)
+    gan.load_state_dict(generator._weights(gan, [str(tmp_path / "gan"), str(tmp_path / "student")]))
+    recipe = {**about, "family": "gan", "gan": {"width": 8, "levels": [1.0, 0.5]}}
+    loop.save_model(tmp_path / "taught", gan.state_dict(), recipe)
+    taught = generator.load(tmp_path / "taught")
+    assert generator.family_of(taught) == "diffusion"
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(taught.state_dict()[name], value)
+    loop.save_model(tmp_path / "taught", gan.state_dict(), {**recipe, "gan": {"width": 8}})
+    assert generator.family_of(generator.load(tmp_path / "taught")) == "gan"
 
 
 def test_a_student_equal_to_an_unguided_teacher_has_nothing_to_learn(

@@ -258,10 +258,11 @@ def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
 
     parts = {name: Path(recipe[name]) for name in ("generator", "autoencoder", "text")}
     _, trained = loop.load_model(parts["generator"])
+    model = generator.load(parts["generator"])
     card = Path(recipe["card"]) if "card" in recipe else None
     manifest = {
         **recipe["bundle"],
-        "family": trained.get("family", "diffusion"),
+        "family": generator.family_of(model),
         "card": json.loads(card.read_text(encoding="utf-8")) if card and card.exists() else {},
     }
     files: dict[str, bytes | Path] = {name: parts["text"] / name for name in ("tokenizer.json", "text.onnx")}
@@ -284,7 +285,7 @@ def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
             folder,
             manifest,
             files,
-            generator.load(parts["generator"]),
+            model,
             autoencoder.load(parts["autoencoder"]),
             recipe.get("storage", "int8"),
         )

@@ -3,7 +3,8 @@
 Relativistic pairing with R1 and R2: Huang et al. 2024, "The GAN is dead; long live the GAN! A Modern GAN
 Baseline" (R3GAN, arXiv:2501.05441). Mismatched captions as negatives: Reed et al. 2016 (arXiv:1605.05396).
 Projection of the condition: Miyato & Koyama 2018 (arXiv:1802.05637). Matching pictures to their texts against
-the rest of the batch: Kang et al. 2023, GigaGAN (arXiv:2303.05511).
+the rest of the batch: Kang et al. 2023, GigaGAN (arXiv:2303.05511). Drawing from pictures with noise as well,
+so that a few steps can follow each other: Sauer et al. 2024 (arXiv:2403.12015).
 """
 
 from dataclasses import dataclass
@@ -35,8 +36,13 @@ class GanConfig:
     """γ of R1 and R2."""
     temperature: float = 0.1
     """Of the matching."""
+    levels: tuple[float, ...] = (1.0,)
+    """Noise levels to draw from, in (0, 1], of which a training picture gets one at random. 1 is noise alone:
+    one pass. With others what has learned is diffusion of few steps, and is loaded as that."""
 
     def __post_init__(self) -> None:
+        if not self.levels or not all(0 < level <= 1 for level in self.levels):
+            raise ValueError(f"levels = {list(self.levels)} must be above 0 to 1, and one at least")
         if self.width < 1 or self.blocks < 0 or self.penalty < 0 or self.temperature <= 0:
             raise ValueError(
                 f"width = {self.width} must be at least 1, blocks = {self.blocks} and penalty = "
@@ -100,10 +106,10 @@ class Gan(nn.Module):
         """noise - x_0, so that one Euler step from t = 1 to 0 draws: the same graphs as diffusion's."""
         return x - self.generator.clean(x, torch.ones_like(t), *prepared)
 
-    def draw(self, condition: Condition, noise: Tensor) -> Tensor:
-        """Noise (B, C, h, w) → latents (B, C, h, w)."""
-        t = torch.ones(len(noise), device=noise.device)
-        return self.generator.clean(noise, t, *self.prepare(condition))
+    def draw(self, condition: Condition, x: Tensor, t: Tensor | None = None) -> Tensor:
+        """Noise, or latents as noisy as `t` (B,) says, (B, C, h, w) → latents (B, C, h, w)."""
+        t = torch.ones(len(x), device=x.device) if t is None else t
+        return self.generator.clean(x, t, *self.prepare(condition))
 
     def sample(self, condition: Condition, noise: Tensor, steps: int = 1, guidance: float = 1.0) -> Tensor:
         """`draw` without gradients; a GAN knows neither steps nor guidance."""
@@ -121,9 +127,11 @@ class Gan(nn.Module):
         r1, r2         γ/2 |∇D|² at real and at drawn pictures
         with f(x) = log(1 + e^-x), and D frozen where the generator learns.
         """
-        noise = torch.randn(latents.shape, generator=rng).to(latents.device)
-        fake = self.draw(condition, noise).float()
         c, device = self.config, latents.device.type
+        noise = torch.randn(latents.shape, generator=rng).to(latents.device)
+        level = torch.randint(len(c.levels), (len(latents),), generator=rng)
+        t = torch.tensor(c.levels)[level].to(latents.device)
+        fake = self.draw(condition, torch.lerp(latents, noise, t[:, None, None, None]), t).float()
         asked = (condition.embedding, condition.style)
         with _wide_autocast(device):
             frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}

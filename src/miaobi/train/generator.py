@@ -143,11 +143,20 @@ def _config(kind: type, table: Mapping[str, Any]) -> Any:
 
 
 def load(folder: Path) -> Generator:
-    """The trained generator in `folder`, in evaluation mode."""
+    """The trained generator in `folder`, in evaluation mode; a GAN of several noise levels as diffusion."""
     weights, recipe = loop.load_model(folder)
     model = build(recipe)
     model.load_state_dict(weights)
+    if isinstance(model, Gan) and set(model.config.levels) != {1.0}:
+        generator, model = model.generator, Diffusion(model.backbone)
+        model.load_state_dict(generator.state_dict())
     return model.eval()
+
+
+def family_of(model: Generator) -> str:
+    """The family that a generator draws as."""
+    kinds = {"diffusion": Diffusion, "gan": Gan, "vae": Vae, "autoregressive": Autoregressive}
+    return next(name for name, kind in kinds.items() if isinstance(model, kind))
 
 
 def load_teacher(
@@ -190,10 +199,7 @@ def task(recipe: dict[str, Any], resume: bool = False) -> GeneratorTask:
         recipe["autoregressive"] = table | known
     model = build(recipe).to(devices.device())
     if "start_from" in recipe and not resume:
-        weights = loop.load_model(Path(recipe["start_from"]))[0]
-        if isinstance(model, Captioner):  # weights that draw may learn to caption
-            weights = model.own_weights() | weights
-        model.load_state_dict(weights)
+        model.load_state_dict(_weights(model, recipe["start_from"]))
     pairs = Pairs.of(sources, model.backbone.neighbours, recipe)
     if isinstance(model, Vae) and model.config.perceptual_weight:
         from miaobi.train.perceptual import Perceptual
@@ -201,6 +207,24 @@ def task(recipe: dict[str, Any], resume: bool = False) -> GeneratorTask:
         model.perceptual = Perceptual(sources.autoencoder)
     judge = Path(recipe["judge"]) if "judge" in recipe else None
     return GeneratorTask(model, pairs, recipe.get("preview", {}), judge)
+
+
+def _weights(model: Generator, folders: str | Sequence[str]) -> dict[str, Tensor]:
+    """The weights in a folder, or in several, of which later ones replace what they have.
+
+    Weights that draw may learn to caption, and those of diffusion may become the generator of a GAN.
+    """
+    weights: dict[str, Tensor] = {}
+    if isinstance(model, Captioner):
+        weights = model.own_weights()
+    if isinstance(model, Gan):
+        weights = model.state_dict()
+    for folder in [folders] if isinstance(folders, str) else folders:
+        found = loop.load_model(Path(folder))[0]
+        if isinstance(model, Gan) and not any(name.startswith("generator.") for name in found):
+            found = {f"generator.{name}": value for name, value in found.items()}
+        weights |= found
+    return weights
 
 
 def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
@@ -212,6 +236,7 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
     recoloured pictures in a batch, `style_weights`, a table of the same for pictures of some styles,
     `frames`, a table of what captions say around a name in `en` and `zh` (lists of texts with a {}),
     `preview`, a table of `steps` and `guidance` for the previews, `judge`, a trained classifier's folder, for
-    R-precision and FID in the reports, `start_from`, a folder of weights to go on from.
+    R-precision and FID in the reports, `start_from`, a folder of weights to go on from, or several, see
+    `_weights`.
     """
     drive(task(recipe, resume), recipe, out, resume)
