@@ -103,6 +103,9 @@ def _quantize(bundle: Bundle, running: Running, step: Quantize) -> tuple[Bundle,
                 calibration.get(name, []),
             )
             files |= {name + suffix: content for suffix, content in made.items()}
+        if not text:  # ONNX Runtime runs the text encoder all the same
+            plain = graphs.plain(bundle.path("text.onnx"))
+            files["text.onnx"] = graphs.weights_in_integers(plain, 8, accuracy_level=4).SerializeToString()
         return {"quantized": step.method, "dtype": step.method}, files
 
     # one scale for all that come together would let pictures of a batch change each other
