@@ -243,21 +243,24 @@ def test_a_gan_that_draws_one_picture_for_all_prompts_is_stopped(
 
 
 def test_diffusion_taught_as_a_gan_is_diffusion_again(model: Diffusion, tmp_path: Path) -> None:
-    about = {"model": asdict(model.backbone)}
-    for name in ("student", "gan", "taught"):
+    def kept(name: str, weights: nn.Module, backbone: BackboneConfig, **gan: object) -> str:
         (tmp_path / name).mkdir()
-    loop.save_model(tmp_path / "student", model.state_dict(), about)
+        told = {"family": "gan", "gan": {"width": 8, **gan}} if gan else {}
+        loop.save_model(tmp_path / name, weights.state_dict(), {"model": asdict(backbone), **told})
+        return str(tmp_path / name)
+
+    deep = replace(model.backbone, depth=3)
     gan = Gan(model.backbone, GanConfig(width=8, levels=(1.0, 0.5)))
-    loop.save_model(tmp_path / "gan", gan.state_dict(), about)
-    gan.load_state_dict(generator._weights(gan, [str(tmp_path / "gan"), str(tmp_path / "student")]))
-    recipe = {**about, "family": "gan", "gan": {"width": 8, "levels": [1.0, 0.5]}}
-    loop.save_model(tmp_path / "taught", gan.state_dict(), recipe)
-    taught = generator.load(tmp_path / "taught")
+    folders = [
+        kept("gan", Gan(deep, GanConfig(width=8)), deep, blocks=2),
+        kept("student", model, model.backbone),
+    ]
+    gan.load_state_dict(generator._weights(gan, folders))
+    taught = generator.load(Path(kept("taught", gan, model.backbone, levels=[1.0, 0.5])))
     assert generator.family_of(taught) == "diffusion"
     for name, value in model.state_dict().items():
         torch.testing.assert_close(taught.state_dict()[name], value)
-    loop.save_model(tmp_path / "taught", gan.state_dict(), {**recipe, "gan": {"width": 8}})
-    assert generator.family_of(generator.load(tmp_path / "taught")) == "gan"
+    assert generator.family_of(generator.load(tmp_path / "gan")) == "gan"
 
 
 def test_a_student_equal_to_an_unguided_teacher_has_nothing_to_learn(

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from miaobi import images
+from miaobi.accelerate.share import shallower
 from miaobi.errors import InputError, TrainingError
 from miaobi.models.autoregressive import Autoregressive, AutoregressiveConfig
 from miaobi.models.backbone import BackboneConfig, Condition
@@ -212,18 +213,18 @@ def task(recipe: dict[str, Any], resume: bool = False) -> GeneratorTask:
 def _weights(model: Generator, folders: str | Sequence[str]) -> dict[str, Tensor]:
     """The weights in a folder, or in several, of which later ones replace what they have.
 
-    Weights that draw may learn to caption, and those of diffusion may become the generator of a GAN.
+    Weights that draw may learn to caption, and those of diffusion may become the generator of a GAN. Of more
+    blocks than `model` has, evenly chosen ones are taken.
     """
-    weights: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = model.state_dict() if isinstance(model, Gan) else {}
     if isinstance(model, Captioner):
         weights = model.own_weights()
-    if isinstance(model, Gan):
-        weights = model.state_dict()
     for folder in [folders] if isinstance(folders, str) else folders:
-        found = loop.load_model(Path(folder))[0]
-        if isinstance(model, Gan) and not any(name.startswith("generator.") for name in found):
-            found = {f"generator.{name}": value for name, value in found.items()}
-        weights |= found
+        found = load(Path(folder))
+        if found.backbone.depth > model.backbone.depth:
+            found = shallower(found, model.backbone.depth)
+        prefix = "generator." if isinstance(model, Gan) and isinstance(found, Diffusion) else ""
+        weights |= {prefix + name: value for name, value in found.state_dict().items()}
     return weights
 
 
