@@ -20,15 +20,18 @@ from miaobi.tune.lab import Groups, Scores
 
 ERROR = 0.01
 """Chance that a search returns a plan that breaks the bound, at most."""
-FINALISTS = 3
-"""Recipes that are tested against the bound, at most; each gets its share of `ERROR` (Bonferroni)."""
+SHARES = (0.6, 0.3, 0.1)
+"""Share of `ERROR` of each recipe that is tested against the bound, in their order (weighted Bonferroni): the
+first is the fastest, so it is proved by the fewest samples."""
 LOOKS = ((0.25, 0.1), (0.5, 0.2), (1.0, 0.7))
 """After which share of its samples a finalist may clear the bound, and the share of its error spent there."""
 
 
-def look_errors() -> tuple[tuple[float, float], ...]:
-    """For each look, the share of the samples and the error that its one-sided test is allowed."""
-    return tuple((share, ERROR / FINALISTS * spent) for share, spent in LOOKS)
+def look_errors(place: int = 0) -> tuple[tuple[float, float], ...]:
+    """For each look at the finalist in that place, the share of the samples and the error that its one-sided
+    test is allowed.
+    """
+    return tuple((share, ERROR * SHARES[place] * spent) for share, spent in LOOKS)
 
 
 @dataclass(frozen=True)

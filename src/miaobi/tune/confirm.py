@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from miaobi.accelerate.recipe import Recipe
 from miaobi.errors import MiaobiError
-from miaobi.tune.bound import FINALISTS, look_errors
+from miaobi.tune.bound import SHARES, look_errors
 from miaobi.tune.measure import CONFIRM, Measure
 from miaobi.tune.outcome import Finalist
 from miaobi.tune.study import Study
@@ -28,30 +28,31 @@ class Finals:
     def cleared(self, recipe: Recipe) -> bool:
         """Test a recipe against the bound, or read its verdict; whether it clears it.
 
-        False also where `FINALISTS` others were tested before, or the budget ends: a finalist that is left
-        open goes on when the search is resumed with a larger budget.
+        False also where others have had all of `SHARES`, or the budget ends: a finalist that is left open
+        goes on when the search is resumed with a larger budget.
         """
         finalists = self.finalists
         place = next((i for i, one in enumerate(finalists) if one.recipe == recipe), len(finalists))
         if place == len(finalists):
-            if place >= FINALISTS or self._measure.budget.left_s(CONFIRM) <= 0:
+            if place >= len(SHARES) or self._measure.budget.left_s(CONFIRM) <= 0:
                 return False
             finalists.append(Finalist(recipe, self._measure.planned(recipe)))
             self._keep(finalists)
-        for share, error in look_errors():
+        looks = look_errors(place)
+        for share, error in looks:
             if finalists[place].verdict != "open":
                 break
             wanted = max(2, round(share * finalists[place].samples))
-            self._tell(f"finalist {place + 1} of at most {FINALISTS}, {wanted} samples")
-            looked = self._look(finalists[place], wanted, error, share == 1)
+            self._tell(f"finalist {place + 1} of at most {len(SHARES)}, {wanted} samples")
+            looked = self._look(finalists[place], wanted, error, looks[-1][1])
             if looked is None:
                 break
             finalists[place] = looked
             self._keep(finalists)
         return finalists[place].verdict == "cleared"
 
-    def _look(self, finalist: Finalist, wanted: int, error: float, last: bool) -> Finalist | None:
-        """The finalist after one look; None: out of time."""
+    def _look(self, finalist: Finalist, wanted: int, error: float, final: float) -> Finalist | None:
+        """The finalist after a look with that error, `final` being that of the last; None: out of time."""
         measure, pool = self._measure, self._measure.lab.screening
         bound = measure.goal.max_loss
         try:
@@ -60,8 +61,8 @@ class Finals:
         except MiaobiError:
             return replace(finalist, verdict="dropped")
         loss = measure.loss(finalist.recipe, pool, wanted)
-        hopeless = loss.chance(bound, finalist.samples, look_errors()[-1][1]) < DESPAIR
-        verdict = "cleared" if loss.high(error) < bound else "dropped" if last or hopeless else "open"
+        hopeless = error == final or loss.chance(bound, finalist.samples, final) < DESPAIR
+        verdict = "cleared" if loss.high(error) < bound else "dropped" if hopeless else "open"
         return replace(finalist, verdict=verdict, loss=loss.figure(error), confidence=1 - 2 * error)
 
     def _keep(self, finalists: list[Finalist]) -> None:

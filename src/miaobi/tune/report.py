@@ -9,7 +9,7 @@ from miaobi.accelerate.recipe import describe, dumps
 from miaobi.evaluate.intervals import Figure
 from miaobi.files import atomic_write
 from miaobi.tune import pareto
-from miaobi.tune.bound import ERROR, FINALISTS
+from miaobi.tune.bound import ERROR, SHARES
 from miaobi.tune.hardware import Hardware
 from miaobi.tune.outcome import Outcome
 from miaobi.tune.plan import Plan
@@ -88,7 +88,7 @@ def facts(outcome: Outcome, plan: Plan) -> dict[str, str]:
     return told | {
         "objective": plan.objective,
         "search": f"{len(outcome.trials)} recipes, {failed} of them failed; "
-        f"{len(outcome.finalists)} of at most {FINALISTS} finalists tested; "
+        f"{len(outcome.finalists)} of at most {len(SHARES)} finalists tested; "
         f"{outcome.elapsed_s:.0f} s of {plan.budget_s:.0f} s; seed {plan.seed}",
         "machine": str(plan.hardware),
         "instruction sets": " ".join(plan.hardware.flags) or "none of those that matter",

@@ -2,8 +2,8 @@
 
 Many recipes are looked at, and the one that looks best has been lucky more often than not. So nothing that
 chose a recipe proves it: screening has samples and prompts of its own, and may use them as it likes; the
-finalists it chooses are then tested on others, at most `bound.FINALISTS` of them and each at three looks
-planned before, which share one error of 1 % (Bonferroni). So the chance that a search returns a plan whose
+finalists it chooses are then tested on others, at most three of them and each at three looks planned before,
+which share one error of 1 % (Bonferroni, `bound.SHARES`). So the chance that a search returns a plan whose
 true loss is above the bound is at most 1 %, however many recipes it tried. Tests without a correction, or
 on the samples of screening, would have no such limit; a correction for all recipes tried, on common samples,
 would need about 1.7 times as many of them for a hundred trials.
