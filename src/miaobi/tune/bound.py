@@ -22,7 +22,7 @@ ERROR = 0.01
 """Chance that a search returns a plan that breaks the bound, at most."""
 SHARES = (0.6, 0.3, 0.1)
 """Share of `ERROR` of each recipe that is tested against the bound, in their order (weighted Bonferroni): the
-first is the fastest, so it is proved by the fewest samples."""
+first is the fastest, and needs the fewest samples for its proof."""
 LOOKS = ((0.25, 0.1), (0.5, 0.2), (1.0, 0.7))
 """After which share of its samples a finalist may clear the bound, and the share of its error spent there."""
 

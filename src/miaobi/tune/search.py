@@ -6,7 +6,7 @@ finalists it chooses are then tested on others, at most three of them and each a
 which share one error of 1 % (Bonferroni, `bound.SHARES`). So the chance that a search returns a plan whose
 true loss is above the bound is at most 1 %, however many recipes it tried. Tests without a correction, or
 on the samples of screening, would have no such limit; a correction for all recipes tried, on common samples,
-would need about 1.7 times as many of them for a hundred trials.
+would need about twice as many of them for a hundred trials.
 
 The fastest finalist is tested first, and the first that clears the bound is the plan. Times are shares of
 the baseline's, measured in turn in the same rounds.
