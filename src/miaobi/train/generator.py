@@ -156,8 +156,7 @@ def load(folder: Path) -> Generator:
 
 def family_of(model: Generator) -> str:
     """The family that a generator draws as."""
-    kinds = {"diffusion": Diffusion, "gan": Gan, "vae": Vae, "autoregressive": Autoregressive}
-    return next(name for name, kind in kinds.items() if isinstance(model, kind))
+    return next(name for name, (_, config) in FAMILIES.items() if isinstance(model.config, config))
 
 
 def load_teacher(
