@@ -1,6 +1,5 @@
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -97,28 +96,6 @@ def test_one_euler_step_of_the_velocity_draws(backbone: BackboneConfig, conditio
     with torch.no_grad():
         v = model.velocity(noise, torch.ones(2), *model.prepare(one))
     torch.testing.assert_close(noise - v, model.sample(one, noise))
-
-
-def test_levels_say_how_noisy_the_pictures_are_that_it_draws_from(
-    backbone: BackboneConfig, condition: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = Gan(backbone, replace(SMALL, levels=(1.0, 0.25)))
-    latents, one, seen = torch.randn(8, 4, 4, 4), condition(8), []
-    clean = model.generator.clean
-
-    def spy(x: Tensor, t: Tensor, *prepared: Tensor) -> Tensor:
-        seen.append((x, t))
-        return clean(x, t, *prepared)
-
-    monkeypatch.setattr(model.generator, "clean", spy)
-    model.loss(latents, one, torch.Generator().manual_seed(2))
-    ((x, t),) = seen
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
-    assert set(t.tolist()) == {1.0, 0.25}
-    torch.testing.assert_close(x[t == 1], noise[t == 1])
-    torch.testing.assert_close(x[t < 1], 0.75 * latents[t < 1] + 0.25 * noise[t < 1])
-    with pytest.raises(ValueError, match="above 0 to 1"):
-        GanConfig(levels=(1.5,))
 
 
 def test_spread_tells_a_collapsed_generator(

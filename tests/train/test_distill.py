@@ -10,6 +10,7 @@ from torch import nn
 
 from miaobi.errors import InputError
 from miaobi.models.diffusion import Diffusion
+from miaobi.models.gan import Gan, GanConfig
 from miaobi.train import distill, generator, loop
 from miaobi.train.matching import Matching
 from miaobi.train.pairs import Pairs, replace_rows
@@ -95,6 +96,39 @@ def test_distilling_brings_the_student_nearer_to_the_guided_teacher(
     plan = loop.Schedule(steps=60, batch_size=32, lr=2e-3, warmup=1, precision="fp32")
     totals = [step.losses["total"] for step in loop.fit(student, loop.start(student.model, plan), plan)]
     assert totals[-1] < 0.7 * totals[0]
+
+
+def test_a_discriminator_learns_beside_the_student(pairs: Pairs, model: Diffusion, tmp_path: Path) -> None:
+    for name in ("gan", "student"):
+        (tmp_path / name).mkdir()
+    gan = Gan(model.backbone, GanConfig(width=8, blocks=1))
+    loop.save_model(tmp_path / "gan", gan.state_dict(), {})
+    table = {"start_from": str(tmp_path / "gan"), "width": 8, "blocks": 1, "generator_weight": 0.5}
+    discriminator = distill.discriminator_of(table, model)
+    torch.testing.assert_close(discriminator.state_dict(), gan.discriminator.state_dict())
+    paths = distill.draw_paths(
+        model, pairs, 256, steps=2, substeps=1, guidance=1.0, folder=tmp_path / "paths"
+    )
+    task = distill.DistillTask(model, pairs, paths, (1, 2), discriminator=discriminator)
+    batch = task.batch(np.random.default_rng(0), 6)
+    assert batch[3] is not None
+    assert len(batch[3].latents) == 6
+    losses = task.loss(batch, torch.Generator().manual_seed(0))
+    told = {"generator", "text", "discriminator", "mismatch", "matching", "r1", "r2"}
+    assert set(losses) == {"path", *told}
+    student = [p for name, p in model.named_parameters() if not name.startswith("discriminator.")]
+    for names, learns in (({"path", "generator", "text"}, True), (told - {"generator", "text"}, False)):
+        model.zero_grad()
+        torch.stack([losses[name] for name in names]).sum().backward(retain_graph=True)
+        assert any(p.grad is not None and bool(p.grad.any()) for p in student) is learns
+        assert (
+            any(p.grad is not None and bool(p.grad.any()) for p in discriminator.parameters()) is not learns
+        )
+    loop.save_model(tmp_path / "student", model.state_dict(), {"model": asdict(model.backbone)})
+    alone = generator.load(tmp_path / "student").state_dict()
+    assert alone.keys() == {name for name in model.state_dict() if not name.startswith("discriminator.")}
+    again = distill.discriminator_of({**table, "start_from": str(tmp_path / "student")}, model)
+    torch.testing.assert_close(again.state_dict(), discriminator.state_dict())
 
 
 def test_a_student_like_its_teacher_starts_as_it_is(model: Diffusion) -> None:

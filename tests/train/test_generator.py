@@ -1,23 +1,20 @@
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from miaobi.captioning import END
 from miaobi.colours import COLOURS
 from miaobi.errors import TrainingError
 from miaobi.models.autoregressive import AutoregressiveConfig
-from miaobi.models.backbone import BackboneConfig
 from miaobi.models.captioning import Captioner
 from miaobi.models.diffusion import Diffusion
-from miaobi.models.gan import Gan, GanConfig
+from miaobi.models.gan import Gan
 from miaobi.text.memory import pack
 from miaobi.text.tokenizer import Tokenizer
-from miaobi.train import generator, loop
 from miaobi.train.generator import GeneratorTask
 from miaobi.train.pairs import Pairs
 from miaobi.train.sources import Captions, Sources
@@ -173,24 +170,3 @@ def test_a_gan_that_draws_one_picture_for_all_prompts_is_stopped(
     monkeypatch.setattr(gan, "measure", lambda *_: {"margin": 3.0, "spread": 0.004})
     with pytest.raises(TrainingError, match=r"the GAN collapsed.*vary by 0\.40%"):
         GeneratorTask(gan, pairs, {}).report()
-
-
-def test_diffusion_taught_as_a_gan_is_diffusion_again(model: Diffusion, tmp_path: Path) -> None:
-    def kept(name: str, weights: nn.Module, backbone: BackboneConfig, **gan: object) -> str:
-        (tmp_path / name).mkdir()
-        told = {"family": "gan", "gan": {"width": 8, **gan}} if gan else {}
-        loop.save_model(tmp_path / name, weights.state_dict(), {"model": asdict(backbone), **told})
-        return str(tmp_path / name)
-
-    deep = replace(model.backbone, depth=3)
-    gan = Gan(model.backbone, GanConfig(width=8, levels=(1.0, 0.5)))
-    folders = [
-        kept("gan", Gan(deep, GanConfig(width=8)), deep, blocks=2),
-        kept("student", model, model.backbone),
-    ]
-    gan.load_state_dict(generator._weights(gan, folders))
-    taught = generator.load(Path(kept("taught", gan, model.backbone, levels=[1.0, 0.5])))
-    assert generator.family_of(taught) == "diffusion"
-    for name, value in model.state_dict().items():
-        torch.testing.assert_close(taught.state_dict()[name], value)
-    assert generator.family_of(generator.load(tmp_path / "gan")) == "gan"

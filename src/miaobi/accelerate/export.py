@@ -258,11 +258,10 @@ def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
 
     parts = {name: Path(recipe[name]) for name in ("generator", "autoencoder", "text")}
     _, trained = loop.load_model(parts["generator"])
-    model = generator.load(parts["generator"])
     card = Path(recipe["card"]) if "card" in recipe else None
     manifest = {
         **recipe["bundle"],
-        "family": generator.family_of(model),
+        "family": trained.get("family", "diffusion"),
         "card": json.loads(card.read_text(encoding="utf-8")) if card and card.exists() else {},
     }
     files: dict[str, bytes | Path] = {name: parts["text"] / name for name in ("tokenizer.json", "text.onnx")}
@@ -285,7 +284,7 @@ def export_bundle(recipe: Mapping[str, Any], folder: Path) -> Bundle:
             folder,
             manifest,
             files,
-            model,
+            generator.load(parts["generator"]),
             autoencoder.load(parts["autoencoder"]),
             recipe.get("storage", "int8"),
         )

@@ -81,11 +81,11 @@ def _parts(bundle: Bundle, model: Generator, decoder: Autoencoder) -> Made:
     files |= export.graphs(model, decoder, "fp32")
     for name, part in (("generator", model), ("autoencoder", decoder)):
         _, recipe = loop.load_model(bundle.path(f"{name}.safetensors"))
-        if isinstance(part, Autoencoder):
-            tables: dict[str, Any] = {"model": asdict(part.config)}
-        else:
-            family = generator_part.family_of(part)
-            tables = {"family": family, "model": asdict(part.backbone), family: asdict(part.config)}
+        tables = (
+            {"model": asdict(part.config)}
+            if isinstance(part, Autoencoder)
+            else {"model": asdict(part.backbone), recipe.get("family", "diffusion"): asdict(part.config)}
+        )
         state = {key: value.contiguous() for key, value in part.state_dict().items()}
         files[f"{name}.safetensors"] = to_safetensors(state, loop.about({**recipe, **tables}))
     return export.told_of(model, decoder), files

@@ -3,8 +3,7 @@
 Relativistic pairing with R1 and R2: Huang et al. 2024, "The GAN is dead; long live the GAN! A Modern GAN
 Baseline" (R3GAN, arXiv:2501.05441). Mismatched captions as negatives: Reed et al. 2016 (arXiv:1605.05396).
 Projection of the condition: Miyato & Koyama 2018 (arXiv:1802.05637). Matching pictures to their texts against
-the rest of the batch: Kang et al. 2023, GigaGAN (arXiv:2303.05511). Drawing from pictures with noise as well,
-so that a few steps can follow each other: Sauer et al. 2024 (arXiv:2403.12015).
+the rest of the batch: Kang et al. 2023, GigaGAN (arXiv:2303.05511).
 """
 
 from dataclasses import dataclass
@@ -36,13 +35,8 @@ class GanConfig:
     """γ of R1 and R2."""
     temperature: float = 0.1
     """Of the matching."""
-    levels: tuple[float, ...] = (1.0,)
-    """Noise levels to draw from, in (0, 1], of which a training picture gets one at random. 1 is noise alone:
-    one pass. With others what has learned is diffusion of few steps, and is loaded as that."""
 
     def __post_init__(self) -> None:
-        if not self.levels or not all(0 < level <= 1 for level in self.levels):
-            raise ValueError(f"levels = {list(self.levels)} must be above 0 to 1, and one at least")
         if self.width < 1 or self.blocks < 0 or self.penalty < 0 or self.temperature <= 0:
             raise ValueError(
                 f"width = {self.width} must be at least 1, blocks = {self.blocks} and penalty = "
@@ -58,6 +52,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, backbone: BackboneConfig, config: GanConfig) -> None:
         super().__init__()
+        self.config = config
         channels, height, width = backbone.latent_shape
         wide = 2 * config.width
         self.picture = nn.Sequential(
@@ -87,6 +82,41 @@ class Discriminator(nn.Module):
             score = self.score(h)[:, 0] + (h * asked).sum(1)
             return score, F.normalize(self.feature(h), dim=-1)
 
+    def losses(self, drawn: Tensor, asked: Condition, real: Tensor, shown: Condition) -> dict[str, Tensor]:
+        """Both players' losses of latents (B, C, h, w) that were drawn as `asked` and of real ones that are
+        `shown`, each to be lowered by its own weights.
+
+        generator      λ_G f(D(fake) - D(real))
+        text           λ_text · matching of drawn pictures, for the generator
+        discriminator  λ_D f(D(real) - D(fake))
+        matching       λ_text · matching of real pictures, for the discriminator
+        mismatch       λ_D f(D(real) - D(real, foreign caption))
+        r1, r2         γ/2 |∇D|² at real and at drawn pictures
+        with f(x) = log(1 + e^-x), and D frozen where the generator learns.
+        """
+        c, wanted, known = self.config, (asked.embedding, asked.style), (shown.embedding, shown.style)
+        with _wide_autocast(real.device.type):
+            frozen = {name: value.detach() for name, value in self.named_parameters()}
+            judged, feature = functional_call(self, frozen, (drawn, *wanted))
+            against, _ = functional_call(self, frozen, (real, *known))
+            losses = {
+                "generator": c.generator_weight * F.softplus(against - judged).mean(),
+                "text": c.text_weight * matching(feature, asked.embedding, c.temperature),
+            }
+            drawn, real = (latents.detach().requires_grad_() for latents in (drawn, real))
+            real_score, real_feature = self(real, *known)
+            drawn_score, _ = self(drawn, *wanted)
+            foreign_score, _ = self(real.detach(), shown.embedding.roll(1, 0), shown.style)
+            mismatch = c.mismatch_weight * F.softplus(foreign_score - real_score).mean()
+            losses |= {
+                "discriminator": c.discriminator_weight * F.softplus(drawn_score - real_score).mean(),
+                "mismatch": c.discriminator_weight * mismatch,
+                "matching": c.text_weight * matching(real_feature, shown.embedding, c.temperature),
+                "r1": 0.5 * c.penalty * squared_gradient(real_score, real),
+                "r2": 0.5 * c.penalty * squared_gradient(drawn_score, drawn),
+            }
+        return losses
+
 
 class Gan(nn.Module):
     """A backbone that draws in one pass, and its discriminator."""
@@ -106,10 +136,10 @@ class Gan(nn.Module):
         """noise - x_0, so that one Euler step from t = 1 to 0 draws: the same graphs as diffusion's."""
         return x - self.generator.clean(x, torch.ones_like(t), *prepared)
 
-    def draw(self, condition: Condition, x: Tensor, t: Tensor | None = None) -> Tensor:
-        """Noise, or latents as noisy as `t` (B,) says, (B, C, h, w) → latents (B, C, h, w)."""
-        t = torch.ones(len(x), device=x.device) if t is None else t
-        return self.generator.clean(x, t, *self.prepare(condition))
+    def draw(self, condition: Condition, noise: Tensor) -> Tensor:
+        """Noise (B, C, h, w) → latents (B, C, h, w)."""
+        t = torch.ones(len(noise), device=noise.device)
+        return self.generator.clean(noise, t, *self.prepare(condition))
 
     def sample(self, condition: Condition, noise: Tensor, steps: int = 1, guidance: float = 1.0) -> Tensor:
         """`draw` without gradients; a GAN knows neither steps nor guidance."""
@@ -117,46 +147,10 @@ class Gan(nn.Module):
             return self.draw(condition, noise)
 
     def loss(self, latents: Tensor, condition: Condition, rng: torch.Generator) -> dict[str, Tensor]:
-        """Both players' losses of standardised latents (B, C, h, w), each to be lowered by its own weights.
-
-        generator      λ_G f(D(fake) - D(real))
-        text           λ_text · matching of drawn pictures, for the generator
-        discriminator  λ_D f(D(real) - D(fake))
-        matching       λ_text · matching of real pictures, for the discriminator
-        mismatch       λ_D f(D(real) - D(real, foreign caption))
-        r1, r2         γ/2 |∇D|² at real and at drawn pictures
-        with f(x) = log(1 + e^-x), and D frozen where the generator learns.
-        """
-        c, device = self.config, latents.device.type
+        """Both players' losses of standardised latents (B, C, h, w), see `Discriminator.losses`."""
         noise = torch.randn(latents.shape, generator=rng).to(latents.device)
-        level = torch.randint(len(c.levels), (len(latents),), generator=rng)
-        t = torch.tensor(c.levels)[level].to(latents.device)
-        fake = self.draw(condition, torch.lerp(latents, noise, t[:, None, None, None]), t).float()
-        asked = (condition.embedding, condition.style)
-        with _wide_autocast(device):
-            frozen = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-            judged, feature = functional_call(self.discriminator, frozen, (fake, *asked))
-            against, _ = functional_call(self.discriminator, frozen, (latents, *asked))
-            losses = {
-                "generator": c.generator_weight * F.softplus(against - judged).mean(),
-                "text": c.text_weight * matching(feature, condition.embedding, c.temperature),
-            }
-            real = latents.detach().requires_grad_()
-            drawn = fake.detach().requires_grad_()
-            real_score, real_feature = self.discriminator(real, *asked)
-            drawn_score, _ = self.discriminator(drawn, *asked)
-            foreign = condition.embedding.roll(1, 0)
-            foreign_score, _ = self.discriminator(latents, foreign, condition.style)
-            losses |= {
-                "discriminator": c.discriminator_weight * F.softplus(drawn_score - real_score).mean(),
-                "mismatch": c.discriminator_weight
-                * c.mismatch_weight
-                * F.softplus(foreign_score - real_score).mean(),
-                "matching": c.text_weight * matching(real_feature, condition.embedding, c.temperature),
-                "r1": 0.5 * c.penalty * squared_gradient(real_score, real),
-                "r2": 0.5 * c.penalty * squared_gradient(drawn_score, drawn),
-            }
-        return losses
+        drawn = self.draw(condition, noise).float()
+        return self.discriminator.losses(drawn, condition, latents, condition)
 
     def measure(self, latents: Tensor, condition: Condition, rng: torch.Generator) -> dict[str, Tensor]:
         """`margin`, how far the discriminator prefers real latents (B, C, h, w) to drawn ones (0: it cannot

@@ -4,7 +4,9 @@ The teacher draws many pictures with guidance and small Euler steps; the places 
 student's few times are kept. The student starts from the teacher's weights, walks from the same noise in its
 own strides and is pulled to those places, errors of its earlier strides included. This is progressive
 distillation (Salimans & Ho 2022, arXiv:2202.00512) in one go, on whole paths, with guidance folded in (Meng
-et al. 2023, arXiv:2210.03142). A classifier of real pictures may pull it further (`matching`).
+et al. 2023, arXiv:2210.03142). A classifier of real pictures may pull it further (`matching`), and so may a
+GAN's discriminator that tells its pictures from real ones (Sauer et al. 2023, "Adversarial diffusion
+distillation", arXiv:2311.17042).
 """
 
 import copy
@@ -28,9 +30,11 @@ from miaobi.errors import InputError
 from miaobi.files import atomic_write
 from miaobi.models.backbone import Condition
 from miaobi.models.diffusion import Diffusion
+from miaobi.models.gan import Discriminator, GanConfig
 from miaobi.train import devices, generator, loop, workers
 from miaobi.train.drive import drive
 from miaobi.train.matching import Matching
+from miaobi.train.pairs import Batch as RealBatch
 from miaobi.train.pairs import Pairs, noises, to_device
 from miaobi.train.sources import Sources
 
@@ -115,15 +119,17 @@ def draw_paths(
     return Paths(**joined | {"texts": joined["texts"].tolist()})
 
 
-Batch = tuple[Tensor, Condition, Tensor]
+Batch = tuple[Tensor, Condition, Tensor, RealBatch | None]
 
 
 class DistillTask:
     """The student walks; the loss is how far each of its points is from the teacher's, and what `matching`
-    makes of its pictures.
+    and `discriminator` make of its pictures.
 
     Args:
         walks: numbers of steps; a batch is shared out among them. Nothing: as many as the paths have points.
+        discriminator: learns beside the student, as a part of it, to tell its pictures from as many real
+            ones.
 
     Raises:
         InputError: a number of steps does not divide that of the paths.
@@ -137,8 +143,12 @@ class DistillTask:
         walks: Sequence[int] = (),
         matching: Matching | None = None,
         judge: Path | None = None,
+        discriminator: Discriminator | None = None,
     ) -> None:
         self.model, self.pairs, self.paths, self.matching, self.judge = model, pairs, paths, matching, judge
+        self.discriminator = discriminator
+        if discriminator:
+            model.add_module("discriminator", discriminator)
         strides = paths.points.shape[1] - 1
         self.walks = tuple(walks) or (strides,)
         if wrong := [steps for steps in self.walks if steps < 1 or strides % steps]:
@@ -150,11 +160,13 @@ class DistillTask:
             [self.paths.texts[row] for row in rows], self.paths.styles[rows], self.paths.entries[rows]
         )
         points = torch.from_numpy(self.paths.points[rows].astype(np.float32))
-        return points, condition, torch.from_numpy(self.paths.concepts[rows])
+        real = self.pairs.batch(rng, size) if self.discriminator else None
+        return points, condition, torch.from_numpy(self.paths.concepts[rows]), real
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Mapping[str, Tensor]:
         on = next(self.model.parameters()).device
         points, condition, concept = batch[0].to(on), to_device(batch[1], on), batch[2].to(on)
+        real = batch[3]
         prepared = self.model.prepare(condition)
         parts = [torch.tensor_split(part, len(self.walks)) for part in (points, *prepared)]
         errors, drawn = [], []
@@ -169,6 +181,9 @@ class DistillTask:
         losses = {"path": torch.stack(errors).sum() / points[:, 0].numel()}
         if self.matching:
             losses |= self.matching(torch.cat(drawn), concept, condition.style, rng)
+        if self.discriminator and real:
+            shown = to_device(real.condition, on)
+            losses |= self.discriminator.losses(torch.cat(drawn), condition, real.latents.to(on), shown)
         return losses
 
     @torch.no_grad()
@@ -195,9 +210,9 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder;
     `paths`, how many pictures the teacher draws; `steps` of the student; `substeps` of the teacher in each;
     `walks`, fewer steps that parts of a batch are walked in, see `DistillTask`; `guidance`; the tables
-    `student`, see `student_of`, and `matching`, see `Matching`; `start_from`, the folder of a student to
-    start from instead of the teacher; `judge`, a trained classifier's folder, for R-precision and FID in the
-    reports.
+    `student`, see `student_of`, `matching`, see `Matching`, and `discriminator`, see `discriminator_of`;
+    `start_from`, the folder of a student to start from instead of the teacher; `judge`, a trained
+    classifier's folder, for R-precision and FID in the reports.
     """
     teacher = _diffusion(Path(recipe["teacher"]))
     _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))
@@ -223,7 +238,8 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
         slugs = [concept["slug"] for concept in pairs.sources.memory.concepts]
         matching = Matching(recipe["matching"], pairs.sources.autoencoder, slugs)
     judge = Path(recipe["judge"]) if "judge" in recipe else None
-    task = DistillTask(student, pairs, paths, recipe.get("walks", ()), matching, judge)
+    adversary = discriminator_of(recipe["discriminator"], student) if "discriminator" in recipe else None
+    task = DistillTask(student, pairs, paths, recipe.get("walks", ()), matching, judge, adversary)
     drive(task, kept, out, resume)
 
 
@@ -254,6 +270,19 @@ def student_of(
         return made, f"starts from {smaller.depth} of the {config.depth} blocks of {name}"
     made = type(start)(smaller, start.config).to(next(start.parameters()).device)
     return made, f"starts from no weights: none of {smaller.width} wide with {smaller.heads} heads are there"
+
+
+def discriminator_of(table: Mapping[str, Any], student: Diffusion) -> Discriminator:
+    """The discriminator that `table` describes: a GAN's configuration, and as `start_from` the folder of a
+    GAN, or of a student taught so, whose discriminator goes on learning.
+    """
+    told = dict(table)
+    start = told.pop("start_from", None)
+    made = Discriminator(student.backbone, GanConfig(**told))
+    if start:
+        weights = loop.load_model(Path(start))[0]
+        made.load_state_dict(loop.under(weights, "discriminator."))
+    return made.to(next(student.parameters()).device)
 
 
 def _diffusion(folder: Path) -> Diffusion:

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from miaobi import images
-from miaobi.accelerate.share import shallower
 from miaobi.errors import InputError, TrainingError
 from miaobi.models.autoregressive import Autoregressive, AutoregressiveConfig
 from miaobi.models.backbone import BackboneConfig, Condition
@@ -144,19 +143,15 @@ def _config(kind: type, table: Mapping[str, Any]) -> Any:
 
 
 def load(folder: Path) -> Generator:
-    """The trained generator in `folder`, in evaluation mode; a GAN of several noise levels as diffusion."""
+    """The trained generator in `folder`, in evaluation mode; a student without the discriminator that taught
+    it.
+    """
     weights, recipe = loop.load_model(folder)
     model = build(recipe)
+    if isinstance(model, Diffusion):
+        weights = {name: value for name, value in weights.items() if not name.startswith("discriminator.")}
     model.load_state_dict(weights)
-    if isinstance(model, Gan) and set(model.config.levels) != {1.0}:
-        generator, model = model.generator, Diffusion(model.backbone)
-        model.load_state_dict(generator.state_dict())
     return model.eval()
-
-
-def family_of(model: Generator) -> str:
-    """The family that a generator draws as."""
-    return next(name for name, (_, config) in FAMILIES.items() if isinstance(model.config, config))
 
 
 def load_teacher(
@@ -199,7 +194,10 @@ def task(recipe: dict[str, Any], resume: bool = False) -> GeneratorTask:
         recipe["autoregressive"] = table | known
     model = build(recipe).to(devices.device())
     if "start_from" in recipe and not resume:
-        model.load_state_dict(_weights(model, recipe["start_from"]))
+        weights = loop.load_model(Path(recipe["start_from"]))[0]
+        if isinstance(model, Captioner):  # weights that draw may learn to caption
+            weights = model.own_weights() | weights
+        model.load_state_dict(weights)
     pairs = Pairs.of(sources, model.backbone.neighbours, recipe)
     if isinstance(model, Vae) and model.config.perceptual_weight:
         from miaobi.train.perceptual import Perceptual
@@ -207,24 +205,6 @@ def task(recipe: dict[str, Any], resume: bool = False) -> GeneratorTask:
         model.perceptual = Perceptual(sources.autoencoder)
     judge = Path(recipe["judge"]) if "judge" in recipe else None
     return GeneratorTask(model, pairs, recipe.get("preview", {}), judge)
-
-
-def _weights(model: Generator, folders: str | Sequence[str]) -> dict[str, Tensor]:
-    """The weights in a folder, or in several, of which later ones replace what they have.
-
-    Weights that draw may learn to caption, and those of diffusion may become the generator of a GAN. Of more
-    blocks than `model` has, evenly chosen ones are taken.
-    """
-    weights: dict[str, Tensor] = model.state_dict() if isinstance(model, Gan) else {}
-    if isinstance(model, Captioner):
-        weights = model.own_weights()
-    for folder in [folders] if isinstance(folders, str) else folders:
-        found = load(Path(folder))
-        if found.backbone.depth > model.backbone.depth:
-            found = shallower(found, model.backbone.depth)
-        prefix = "generator." if isinstance(model, Gan) and isinstance(found, Diffusion) else ""
-        weights |= {prefix + name: value for name, value in found.state_dict().items()}
-    return weights
 
 
 def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
@@ -236,7 +216,6 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
     recoloured pictures in a batch, `style_weights`, a table of the same for pictures of some styles,
     `frames`, a table of what captions say around a name in `en` and `zh` (lists of texts with a {}),
     `preview`, a table of `steps` and `guidance` for the previews, `judge`, a trained classifier's folder, for
-    R-precision and FID in the reports, `start_from`, a folder of weights to go on from, or several, see
-    `_weights`.
+    R-precision and FID in the reports, `start_from`, a folder of weights to go on from.
     """
     drive(task(recipe, resume), recipe, out, resume)

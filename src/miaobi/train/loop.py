@@ -319,8 +319,8 @@ def restore(state: State, folder: Path) -> None:
     path = folder / "checkpoint.safetensors"
     try:
         tensors, about = _read(path)
-        state.model.load_state_dict(_under(tensors, "model/"))
-        for name, value in _under(tensors, "ema/").items():
+        state.model.load_state_dict(under(tensors, "model/"))
+        for name, value in under(tensors, "ema/").items():
             state.ema[name].copy_(value)
     except FileNotFoundError as error:
         raise TrainingError(f"no checkpoint at {path}; start without --resume") from error
@@ -330,7 +330,7 @@ def restore(state: State, folder: Path) -> None:
         ) from error
     packed = state.optimizer.state_dict()
     slots: dict[int, dict[str, Any]] = {}
-    for name, value in itertools.chain(_under(tensors, "optimizer/").items(), about["numbers"].items()):
+    for name, value in itertools.chain(under(tensors, "optimizer/").items(), about["numbers"].items()):
         index, slot = name.split("/", 1)
         slots.setdefault(int(index), {})[slot] = value
     for group, saved in zip(packed["param_groups"], about["groups"], strict=True):
@@ -375,5 +375,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load_tensors(data), json.loads(header["__metadata__"]["miaobi"])
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
