@@ -129,6 +129,8 @@ def test_a_discriminator_learns_beside_the_student(pairs: Pairs, model: Diffusio
     assert alone.keys() == {name for name in model.state_dict() if not name.startswith("discriminator.")}
     again = distill.discriminator_of({**table, "start_from": str(tmp_path / "student")}, model)
     torch.testing.assert_close(again.state_dict(), discriminator.state_dict())
+    with pytest.raises(InputError, match="has no discriminator of this width"):
+        distill.discriminator_of({**table, "width": 16}, model)
 
 
 def test_a_student_like_its_teacher_starts_as_it_is(model: Diffusion) -> None:

@@ -165,8 +165,8 @@ class DistillTask:
 
     def loss(self, batch: Batch, rng: torch.Generator) -> Mapping[str, Tensor]:
         on = next(self.model.parameters()).device
-        points, condition, concept = batch[0].to(on), to_device(batch[1], on), batch[2].to(on)
-        real = batch[3]
+        points, condition, concept, real = batch
+        points, condition, concept = points.to(on), to_device(condition, on), concept.to(on)
         prepared = self.model.prepare(condition)
         parts = [torch.tensor_split(part, len(self.walks)) for part in (points, *prepared)]
         errors, drawn = [], []
@@ -238,8 +238,8 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
         slugs = [concept["slug"] for concept in pairs.sources.memory.concepts]
         matching = Matching(recipe["matching"], pairs.sources.autoencoder, slugs)
     judge = Path(recipe["judge"]) if "judge" in recipe else None
-    adversary = discriminator_of(recipe["discriminator"], student) if "discriminator" in recipe else None
-    task = DistillTask(student, pairs, paths, recipe.get("walks", ()), matching, judge, adversary)
+    discriminator = discriminator_of(recipe["discriminator"], student) if "discriminator" in recipe else None
+    task = DistillTask(student, pairs, paths, recipe.get("walks", ()), matching, judge, discriminator)
     drive(task, kept, out, resume)
 
 
@@ -275,13 +275,22 @@ def student_of(
 def discriminator_of(table: Mapping[str, Any], student: Diffusion) -> Discriminator:
     """The discriminator that `table` describes: a GAN's configuration, and as `start_from` the folder of a
     GAN, or of a student taught so, whose discriminator goes on learning.
+
+    Raises:
+        InputError: the discriminator there is of another shape, or there is none.
     """
     told = dict(table)
     start = told.pop("start_from", None)
     made = Discriminator(student.backbone, GanConfig(**told))
     if start:
-        weights = loop.load_model(Path(start))[0]
-        made.load_state_dict(loop.under(weights, "discriminator."))
+        weights = loop.under(loop.load_model(Path(start))[0], "discriminator.")
+        shapes = [{name: value.shape for name, value in one.items()} for one in (weights, made.state_dict())]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"[discriminator] start_from = {start!r} has no discriminator of this width and depth; "
+                "name the folder of a GAN, and its width and blocks"
+            )
+        made.load_state_dict(weights)
     return made.to(next(student.parameters()).device)
 
 
