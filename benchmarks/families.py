@@ -9,6 +9,7 @@ now or earlier, is exported, measured and put into the table. Ends with one line
 """
 
 import json
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,6 +24,7 @@ import numpy as np
 
 from families_runs import (
     FAMILIES,
+    TRAINED,
     TRIAL_STEPS,
     TRIALS,
     Figures,
@@ -99,7 +101,7 @@ once, also where a step sees it at several noise levels.
 
 **Shared by all:** pictures, captions, retrieved neighbours, text encoder, and how often conditions are left
 out. Optimiser, rate and batch are those of each family's recipe. The autoregressive family learns to draw
-alone, not to caption.
+alone, not to caption; in parallel it draws with the same weights, several tokens at a step.
 
 **Quality:** {pairs} held-out (concept, style) pairs, the same seeds and judge, drawn by the ONNX graphs in
 fp32, measured as `miaobi evaluate generation` does. Real pictures score {top1} top-1 and {top5} top-5.
@@ -117,9 +119,9 @@ def quality(name: str, setting: Setting, pipe: Pipeline, bench: Any) -> Figures:
     from miaobi.evaluate.generation import evaluate_names
     from miaobi.evaluate.report import autoencoder_reconstruct, pipeline_draw
 
-    knobs = {"steps": pipe.bundle.steps, "guidance": pipe.bundle.guidance}
-    about = {**knobs, "judge": str(setting.judge), "pairs": len(bench.pairs)}
-    path = setting.run(name) / "quality.json"
+    drawn = {name: getattr(pipe.bundle, name) for name in ("steps", "guidance", "temperature")}
+    about = {**drawn, "judge": str(setting.judge), "pairs": len(bench.pairs)}
+    path = setting.results(name) / "quality.json"
     if path.exists():
         kept = json.loads(path.read_text("utf-8"))
         if kept["about"] == about:
@@ -163,7 +165,9 @@ def memory(pipes: dict[tuple[str, str], Pipeline], processes: int) -> dict[str, 
 def drawn_with(bundle: Bundle) -> str:
     """How a family draws, in words."""
     if bundle.family == "autoregressive":
-        how = f"{bundle.steps} tokens, one by one"
+        tokens = math.prod(bundle.latent_shape[1:]) // bundle.patch**2
+        how = "one by one" if bundle.steps == tokens else f"in {bundle.steps} steps"
+        how = f"{tokens} tokens, {how}, temperature {bundle.temperature:g}"
     else:
         how = "one pass" if bundle.steps == 1 else f"{bundle.steps} Euler steps"
     return how + (f", guidance {bundle.guidance:g}" if bundle.guidance != 1 else "")
@@ -242,14 +246,14 @@ def compare(
     from miaobi.evaluate.report import pipeline_draw
     from miaobi.train.data import load_dataset
 
-    planned_before = [name for name in FAMILIES if setting.plan(name).exists()]
+    planned_before = [name for name in TRAINED if setting.plan(name).exists()]
     setting.check([*names, *planned_before])
     check_writable(out)
     setting.runs.mkdir(parents=True, exist_ok=True)
     plan(names, setting)
     for name in names:
         train(name, setting)
-    missing, trained = dict.fromkeys(FAMILIES, "not trained yet"), []
+    missing, trained = dict.fromkeys(TRAINED, "not trained yet"), []
     for name in dict.fromkeys([*planned_before, *names]):
         steps, done = planned(name, setting)["schedule"]["steps"], steps_done(setting.run(name))
         missing[name] = f"step {done:,} of {steps:,}"
@@ -258,7 +262,8 @@ def compare(
             del missing[name]
     if not trained:
         raise InputError(f"no family has been trained in {setting.runs}; name some with --families")
-    figures = {name: training(setting.run(name)) for name in FAMILIES if name in trained}
+    drawing = [name for name, family in FAMILIES.items() if (family.weights or name) in trained]
+    figures = {name: training(setting.run(name)) for name in drawing}
     bundles: dict[str, Bundle] = {}
     for name, told in figures.items():
         bundles[name], parameters = export(name, setting)
@@ -309,7 +314,7 @@ _folder = click.Path(path_type=Path, file_okay=False)
     "--families",
     default="diffusion,gan,vae,autoregressive",
     show_default=True,
-    help=f"Which to train now, of {', '.join(FAMILIES)}; empty: none.",
+    help=f"Which to train now, of {', '.join(TRAINED)}; empty: none.",
 )
 @click.option("--rounds", type=click.IntRange(2), default=20, show_default=True, help="Timed calls of each.")
 @click.option(
@@ -335,8 +340,8 @@ def main(
 ) -> None:
     names = [name.strip() for name in families.split(",") if name.strip()]
     for name in names:
-        if name not in FAMILIES:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(FAMILIES)}", param_hint="--families")
+        if name not in TRAINED:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(TRAINED)}", param_hint="--families")
     setting = Setting(recipes, data, text, autoencoder, codes, judge, runs, minutes, workers)
     try:
         values = compare(names, setting, out, rounds, fresh, limit)

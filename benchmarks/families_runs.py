@@ -41,6 +41,10 @@ class Family:
     steps: int = 1
     """Steps it is drawn with; 0: one for each token of the picture."""
     guidance: float = 1.0
+    temperature: float = 1.0
+    """At which tokens are drawn; of the autoregressive family alone."""
+    weights: str = ""
+    """Family whose weights it draws with; empty: it is trained itself."""
 
 
 FAMILIES = {
@@ -49,8 +53,10 @@ FAMILIES = {
     "shared": Family("diffusion with shared blocks", "shared.toml", 16, 3.0),
     "gan": Family("GAN", "gan.toml"),
     "vae": Family("VAE", "vae.toml"),
-    "autoregressive": Family("autoregressive", "autoregressive.toml", 0, 3.0),
+    "autoregressive": Family("autoregressive", "autoregressive.toml", 0, 3.0, 0.4),
+    "parallel": Family("autoregressive, in parallel", "", 4, 3.0, 0.4, "autoregressive"),
 }
+TRAINED = tuple(name for name, family in FAMILIES.items() if not family.weights)
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,14 @@ class Setting:
 
     def coder(self, name: str) -> Path:
         """The autoencoder whose latents a family draws."""
-        return self.codes if name == "autoregressive" else self.autoencoder
+        return self.codes if "autoregressive" in (name, FAMILIES[name].weights) else self.autoencoder
 
     def run(self, name: str) -> Path:
-        """Folder of a family's run."""
+        """Folder of the run that trains a family's weights."""
+        return self.runs / (FAMILIES[name].weights or name)
+
+    def results(self, name: str) -> Path:
+        """Folder of a family's bundle and of its quality."""
         return self.runs / name
 
     def plan(self, name: str) -> Path:
@@ -143,7 +153,7 @@ def plan(names: Sequence[str], setting: Setting) -> None:
     new = [name for name in names if not setting.plan(name).exists()]
     if not new:
         return
-    before = [name for name in FAMILIES if setting.plan(name).exists()][:1]
+    before = [name for name in TRAINED if setting.plan(name).exists()][:1]
     seconds: dict[str, list[float]] = {name: [] for name in (*before, *new)}
     for _ in range(TRIALS):
         for name, times in seconds.items():
@@ -255,11 +265,15 @@ def export(name: str, setting: Setting) -> tuple[Bundle, Figures]:
     from miaobi.train import generator
     from miaobi.train.data import load_dataset
 
-    folder, family = setting.run(name) / "bundle", FAMILIES[name]
+    folder, family = setting.results(name) / "bundle", FAMILIES[name]
     model = generator.load(setting.run(name))
-    knobs = {"steps": family.steps or model.backbone.tokens, "guidance": family.guidance}
+    knobs = {
+        "steps": family.steps or model.backbone.tokens,
+        "guidance": family.guidance,
+        "temperature": family.temperature,
+    }
     bundle = Bundle.load(folder) if (folder / MANIFEST).exists() else None
-    if bundle is None or {"steps": bundle.steps, "guidance": bundle.guidance} != knobs:
+    if bundle is None or {name: getattr(bundle, name) for name in knobs} != knobs:
         click.echo(f"{name}: exporting", err=True)
         about = {"name": name, "default_style": load_dataset(setting.data).styles[0], "knobs": knobs}
         parts = {"generator": setting.run(name), "autoencoder": setting.coder(name), "text": setting.text}
