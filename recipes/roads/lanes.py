@@ -32,6 +32,11 @@ from miaobi.files import atomic_write
 from miaobi.pipeline import Pipeline, load
 
 ARMS = ("real", "real + generated", "real + rendered")
+SHEET = """
+![masks, generated and rendered pictures]({})
+
+In threes, the first fresh scenes, none picked: the mask, what the bundle drew after it, the true rendering.
+"""
 Float = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 
@@ -182,8 +187,12 @@ def _told(figure: tuple[float, float, float]) -> str:
 @click.option("--batch", type=click.IntRange(2), default=16, show_default=True, help="Pictures of a step.")
 @click.option("--seeds", type=click.IntRange(2), default=5, show_default=True, help="Trainings of each kind.")
 @click.option("--journal", type=click.Path(path_type=Path), help="Keep results here, and go on from them.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the table to this file.")
-@click.option("--sheet", type=click.Path(path_type=Path), help="Save masks, generated and true pictures.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write the table to this Markdown file, and pictures to a PNG beside it.",
+)
 def main(
     data: Path,
     bundle: Path,
@@ -195,7 +204,6 @@ def main(
     seeds: int,
     journal: Path | None,
     out: Path | None,
-    sheet: Path | None,
 ) -> None:
     try:
         (pictures, rows), pipe = photographs(data), load(bundle)
@@ -213,15 +221,16 @@ def main(
         ARMS[1]: drawn(pipe, scenes),
         ARMS[2]: Labelled(np.stack([one.photo[..., :3] for one in scenes]), masks),
     }
-    if sheet is not None:
-        shown = [mask_picture(masks[:24]), *(_opaque(added[arm].pictures[:24]) for arm in ARMS[1:])]
+    if out is not None:
+        shown = [mask_picture(masks[:16]), *(_opaque(added[arm].pictures[:16]) for arm in ARMS[1:])]
         few = np.stack(shown, 1).reshape(-1, *shown[0].shape[1:])
-        images.save_png(sheet, images.contact_sheet(images.to_pil(few), columns=12))
+        images.save_png(out.with_suffix(".png"), images.contact_sheet(images.to_pil(few), columns=12))
     digest = hashlib.sha256(json.dumps(pipe.bundle.files, sort_keys=True).encode()).hexdigest()[:12]
     settings = Settings(str(data), f"{pipe.bundle.name} {digest}", real, generated, test, steps, batch)
     text, figures = page(*compare(pictures, rows, added, settings, seeds, journal), settings)
     click.echo(text)
     if out is not None:
+        text += SHEET.format(out.with_suffix(".png").name)
         with atomic_write(out) as file:
             file.write(text.encode())
     click.echo(json.dumps({"seeds": seeds, **asdict(settings), "iou": figures}))

@@ -156,9 +156,9 @@ def test_lanes_end_to_end(data: Path, bundle_copy: Path, tmp_path: Path) -> None
     manifest = json.loads((bundle_copy / "bundle.json").read_text())
     manifest |= {"styles": ["photo", "mask", "c", "d", "e"], "default_style": "photo", "scenes": False}
     (bundle_copy / "bundle.json").write_text(json.dumps(manifest))
-    out, sheet, journal = tmp_path / "roads.md", tmp_path / "sheet.png", tmp_path / "journal.jsonl"
+    out, journal = tmp_path / "roads.md", tmp_path / "journal.jsonl"
     sizes = ["--real", "8", "--generated", "4", "--steps", "3", "--test", "2", "--seeds", "2", "--batch", "4"]
-    files = ["-o", str(out), "--sheet", str(sheet), "--journal", str(journal)]
+    files = ["-o", str(out), "--journal", str(journal)]
     command = ["--data", str(data), "--bundle", str(bundle_copy), *sizes, *files]
     result = CliRunner().invoke(lanes.main, command, catch_exceptions=False)
     assert result.exit_code == 0
@@ -169,7 +169,8 @@ def test_lanes_end_to_end(data: Path, bundle_copy: Path, tmp_path: Path) -> None
     assert figures["real"]["gain"] == [0, 0, 0]
     assert all(0 <= figures[arm]["lanes"][0] <= 1 for arm in lanes.ARMS)
     assert "| real + generated |" in out.read_text("utf-8")
-    assert sheet.exists()
+    assert "](roads.png)" in out.read_text("utf-8")
+    assert (tmp_path / "roads.png").exists()
     kept = journal.read_text()
     again = CliRunner().invoke(lanes.main, command, catch_exceptions=False)
     assert json.loads(again.stdout.splitlines()[-1]) == told
