@@ -6,7 +6,6 @@ loads the graph: small on disk, and computed in fp32.
 """
 
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from miaobi.accelerate.graphs import weights_in_integers
+from miaobi.accelerate.graphs import quiet, weights_in_integers
 from miaobi.bundle import Bundle, write_bundle
 from miaobi.models.autoencoder import Autoencoder
 from miaobi.models.autoregressive import Autoregressive
@@ -163,8 +162,7 @@ def to_onnx(
     """A module with named inputs as a serialised ONNX graph; `axes` names the axes that may change."""
     module = module.eval().cpu()
     dynamic = {name: dict.fromkeys(axes.get(name, {}), torch.export.Dim.DYNAMIC) for name in inputs}
-    with TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with TemporaryDirectory() as folder, quiet(), torch.no_grad():
         path = Path(folder) / "graph.onnx"
         torch.onnx.export(
             module,

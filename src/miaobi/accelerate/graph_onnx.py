@@ -1,16 +1,15 @@
 """Graphs of ONNX Runtime: from a PyTorch module, in integers where asked, and run."""
 
 import io
-import logging
-import warnings
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from miaobi.accelerate.graphs import quiet
 from miaobi.errors import MachineError
 from miaobi.traits import DType
 
@@ -32,22 +31,16 @@ def export(
 
     Weights are files beside it: a graph of more than 2 GB could not hold them.
     """
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # of the exporter, of shapes that are fixed here
-        try:
-            program = torch.onnx.export(flat, inputs, dynamo=True, verbose=False, external_data=True)
-            assert program is not None
-            program.save(str(folder / (_WHOLE if quantized else FILE)), external_data=True)
-            del program
-            if quantized:
-                note = _in_integers(folder, quantized, recorded)
-                for path in folder.glob(_WHOLE + "*"):
-                    path.unlink()
-                return [note]
-        finally:
-            logging.disable(before)
+    with quiet(), redirect_stderr(io.StringIO()):  # of the exporter, of shapes that are fixed here
+        program = torch.onnx.export(flat, inputs, dynamo=True, verbose=False, external_data=True)
+        assert program is not None
+        program.save(str(folder / (_WHOLE if quantized else FILE)), external_data=True)
+        del program
+        if quantized:
+            note = _in_integers(folder, quantized, recorded)
+            for path in folder.glob(_WHOLE + "*"):
+                path.unlink()
+            return [note]
     return []
 
 
