@@ -10,7 +10,9 @@ scenes. Ends with one line of JSON.
 
 import hashlib
 import json
+import multiprocessing
 import textwrap
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
+import torch
 from build import FIRST_FRESH, STYLES
 from canvas import LABELS, MARKING, OWN_LANE, ROAD, VEHICLE
 from render import Rendered, mask_picture, render
@@ -26,10 +29,12 @@ from unet import Labelled, iou, train
 from words import words
 
 from miaobi import images
+from miaobi.accelerate import machine
 from miaobi.drawing import After
 from miaobi.errors import DataError, InputError, MiaobiError
 from miaobi.files import atomic_write
 from miaobi.pipeline import Pipeline, load
+from miaobi.train import devices
 
 ARMS = ("real", "real + generated", "real + rendered")
 SHEET = """
@@ -52,6 +57,8 @@ class Settings:
     test: int
     steps: int
     batch: int
+    dtype: str
+    """Of the matrix products in training: bfloat16 where that is faster."""
 
 
 def photographs(folder: Path) -> tuple[Labelled, dict[str, Rows]]:
@@ -101,29 +108,42 @@ def compare(
     most true pictures, reads the generated ones by their masks, (seeds, 5).
 
     A seed chooses the real pictures, the weights at the start and the order of batches: arms are paired.
+    Networks are trained side by side, each by one thread.
     """
-    kept = {}
+    found: dict[tuple[str, int], dict[str, Any]] = {}
     if journal and journal.exists():
         lines = [json.loads(line) for line in journal.read_text("utf-8").splitlines()]
-        kept = {(one["arm"], one["seed"]): one for one in lines if one["settings"] == asdict(settings)}
-    test, read = data.take(rows["test"][: settings.test]), []
-    found: dict[str, list[Any]] = {arm: [] for arm in ARMS}
-    for seed in tqdm(range(seeds), "training", unit=" seeds"):
-        real = data.take(np.random.default_rng(seed).permutation(rows["train"])[: settings.real])
-        for arm in ARMS:
-            result = kept.get((arm, seed))
-            if result is None:
-                model = train(real, added.get(arm), settings.steps, settings.batch, seed)
-                result = {"settings": asdict(settings), "arm": arm, "seed": seed}
-                result["iou"] = iou(model, test).tolist()
-                result["read"] = iou(model, added[ARMS[1]]).tolist()
-                if journal:
-                    with journal.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(result) + "\n")
-            found[arm].append(result["iou"])
-            if arm == ARMS[2]:
-                read.append(result["read"])
-    return {arm: np.array(rows) for arm, rows in found.items()}, np.array(read)
+        found = {(one["arm"], one["seed"]): one for one in lines if one["settings"] == asdict(settings)}
+    test, wanted = (
+        data.take(rows["test"][: settings.test]),
+        [(arm, seed) for seed in range(seeds) for arm in ARMS],
+    )
+    left = [one for one in wanted if one not in found]
+    context = multiprocessing.get_context("spawn")  # a fork would take over PyTorch's threads half-way
+    with ProcessPoolExecutor(machine.cpus(), context, torch.set_num_threads, (1,)) as pool:
+        running = {}
+        for arm, seed in left:
+            real = data.take(np.random.default_rng(seed).permutation(rows["train"])[: settings.real])
+            tests = {"iou": test} | ({"read": added[ARMS[1]]} if arm == ARMS[2] else {})
+            running[pool.submit(_learned, real, added.get(arm), tests, settings, seed)] = (arm, seed)
+        for done in tqdm(as_completed(running), "training", total=len(left), unit=" networks"):
+            arm, seed = running[done]
+            result = {"settings": asdict(settings), "arm": arm, "seed": seed, **done.result()}
+            found[arm, seed] = result
+            if journal:
+                with journal.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(result) + "\n")
+    told = {arm: np.array([found[arm, seed]["iou"] for seed in range(seeds)]) for arm in ARMS}
+    return told, np.array([found[ARMS[2], seed]["read"] for seed in range(seeds)])
+
+
+def _learned(
+    real: Labelled, added: Labelled | None, tests: dict[str, Labelled], settings: Settings, seed: int
+) -> dict[str, list[float]]:
+    """IoU of each label, on each of the tests, of a network trained on real and added pictures."""
+    dtype = getattr(torch, settings.dtype)
+    model = train(real, added, settings.steps, settings.batch, seed, dtype)
+    return {name: iou(model, test).tolist() for name, test in tests.items()}
 
 
 def page(found: dict[str, Float], read: Float, settings: Settings) -> tuple[str, dict[str, Any]]:
@@ -225,8 +245,9 @@ def main(
         shown = [mask_picture(masks[:16]), *(_opaque(added[arm].pictures[:16]) for arm in ARMS[1:])]
         few = np.stack(shown, 1).reshape(-1, *shown[0].shape[1:])
         images.save_png(out.with_suffix(".png"), images.contact_sheet(images.to_pil(few), columns=12))
+    dtype = str(devices.precision("auto", torch.device("cpu"))).removeprefix("torch.")
     digest = hashlib.sha256(json.dumps(pipe.bundle.files, sort_keys=True).encode()).hexdigest()[:12]
-    settings = Settings(str(data), f"{pipe.bundle.name} {digest}", real, generated, test, steps, batch)
+    settings = Settings(str(data), f"{pipe.bundle.name} {digest}", real, generated, test, steps, batch, dtype)
     text, figures = page(*compare(pictures, rows, added, settings, seeds, journal), settings)
     click.echo(text)
     if out is not None:

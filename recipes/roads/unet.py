@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from canvas import LABELS, MARKING
+from canvas import LABELS
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from miaobi.train import devices
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -61,10 +63,13 @@ def _block(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def train(real: Labelled, added: Labelled | None, steps: int, batch_size: int, seed: int) -> UNet:
+def train(
+    real: Labelled, added: Labelled | None, steps: int, batch_size: int, seed: int, dtype: torch.dtype
+) -> UNet:
     """A network trained on real pictures; with `added` ones, each batch is half of these.
 
-    Every picture is mirrored half of the time, and its brightness, contrast and tint vary.
+    Every picture is mirrored half of the time, and its brightness, contrast and tint vary. The rarer a label
+    is in the real masks, the more its pixels weigh.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -72,15 +77,16 @@ def train(real: Labelled, added: Labelled | None, steps: int, batch_size: int, s
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps + 1, pct_start=0.15)
-    weight = torch.ones(len(LABELS))
-    weight[MARKING] = 3  # they are 3 % of the pixels
+    weight = torch.from_numpy(_weights(real.masks))
     shares = [(real, batch_size)]
     if added is not None:
         shares = [(real, batch_size - batch_size // 2), (added, batch_size // 2)]
     for _ in range(steps):
         parts = [one.take(rng.integers(len(one), size=count)) for one, count in shares]
         pictures, masks = _augmented(parts, rng)
-        loss = F.cross_entropy(model(pictures), masks, weight)
+        with devices.autocast(dtype, torch.device("cpu")):
+            scores = model(pictures)
+        loss = F.cross_entropy(scores.float(), masks, weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -103,6 +109,12 @@ def iou(model: UNet, data: Labelled, batch_size: int = 50) -> npt.NDArray[np.flo
     both = confusion.diagonal()
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - both
     return np.asarray(both / np.maximum(union, 1))
+
+
+def _weights(masks: UInt8) -> npt.NDArray[np.float32]:
+    """A pixel's weight by its label (5,): the root of how many times rarer it is than the most frequent."""
+    counts = np.bincount(masks.ravel(), minlength=len(LABELS)).clip(1)
+    return np.sqrt(counts.max() / counts).astype(np.float32)
 
 
 def _tensor(pictures: UInt8) -> Tensor:

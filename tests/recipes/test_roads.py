@@ -152,7 +152,12 @@ def test_intersection_over_union() -> None:
     np.testing.assert_allclose(unet.iou(Nothing(), data), [0.75, 0, 0, 0, 0])
 
 
-def test_lanes_end_to_end(data: Path, bundle_copy: Path, tmp_path: Path) -> None:
+def test_lanes_end_to_end(
+    data: Path, bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(RECIPE)  # for the processes that train
+    for module in (lanes, unet):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     manifest = json.loads((bundle_copy / "bundle.json").read_text())
     manifest |= {"styles": ["photo", "mask", "c", "d", "e"], "default_style": "photo", "scenes": False}
     (bundle_copy / "bundle.json").write_text(json.dumps(manifest))
