@@ -2,7 +2,7 @@
 
     python recipes/roads/lanes.py --data data/roads --bundle runs/roads/bundle -o docs/roads.md
 
-Trains a small U-Net on N real pictures with their masks: alone, with M pictures that the bundle draws after
+Trains a small U-Net on few real pictures with their masks: alone, with pictures that the bundle draws after
 the masks of fresh scenes, each by the scene's caption, and with true renderings of the same fresh scenes,
 which is the most that could be gained. All see the same number of pictures, and are measured on held-out
 scenes. Ends with one line of JSON.
@@ -114,11 +114,8 @@ def compare(
     if journal and journal.exists():
         lines = [json.loads(line) for line in journal.read_text("utf-8").splitlines()]
         found = {(one["arm"], one["seed"]): one for one in lines if one["settings"] == asdict(settings)}
-    test, wanted = (
-        data.take(rows["test"][: settings.test]),
-        [(arm, seed) for seed in range(seeds) for arm in ARMS],
-    )
-    left = [one for one in wanted if one not in found]
+    left = [(arm, seed) for seed in range(seeds) for arm in ARMS if (arm, seed) not in found]
+    test = data.take(rows["test"][: settings.test])
     context = multiprocessing.get_context("spawn")  # a fork would take over PyTorch's threads half-way
     with ProcessPoolExecutor(machine.cpus(), context, torch.set_num_threads, (1,)) as pool:
         running = {}
@@ -126,7 +123,7 @@ def compare(
             real = data.take(np.random.default_rng(seed).permutation(rows["train"])[: settings.real])
             tests = {"iou": test} | ({"read": added[ARMS[1]]} if arm == ARMS[2] else {})
             running[pool.submit(_learned, real, added.get(arm), tests, settings, seed)] = (arm, seed)
-        for done in tqdm(as_completed(running), "training", total=len(left), unit=" networks"):
+        for done in tqdm(as_completed(running), f"training on {settings.real}", len(left), unit=" networks"):
             arm, seed = running[done]
             result = {"settings": asdict(settings), "arm": arm, "seed": seed, **done.result()}
             found[arm, seed] = result
@@ -146,21 +143,25 @@ def _learned(
     return {name: iou(model, test).tolist() for name, test in tests.items()}
 
 
-def page(found: dict[str, Float], read: Float, settings: Settings) -> tuple[str, dict[str, Any]]:
-    """The table as Markdown, and its figures."""
-    columns = {"lanes": [OWN_LANE, MARKING]}
+def page(
+    results: dict[int, tuple[dict[str, Float], Float]], settings: Settings
+) -> tuple[str, dict[str, Any]]:
+    """The table as Markdown, and its figures, of what `compare` tells by the number of real scenes."""
+    columns = {"mean": list(range(len(LABELS))), "lanes": [OWN_LANE, MARKING]}
     columns |= {LABELS[one]: [one] for one in (OWN_LANE, MARKING, ROAD, VEHICLE)}
+    seeds = len(next(iter(results.values()))[1])
     about = (
-        f"A U-Net of half a million weights is trained on {settings.real} real scenes with masks: alone, "
-        f"with {settings.generated} pictures that the bundle drew after the masks of fresh scenes, each by "
-        "the scene's caption, and with true renderings of the same scenes. Real means drawn by `render.py`. "
+        f"A U-Net of half a million weights is trained on {' or '.join(map(str, results))} real scenes with "
+        f"masks: alone, with {settings.generated} pictures that the bundle drew after the masks of fresh "
+        "scenes, each by the scene's caption, and with true renderings of the same scenes, which is the most "
+        "that could be gained. Real means drawn by `render.py`. "
         f"Each takes {settings.steps} steps of {settings.batch} pictures, half of them added ones where "
         "there are any; all are mirrored and vary in brightness and tint. Intersection over union on "
-        f"{settings.test} held-out scenes, mean and 95 % interval (Student's t) over {len(read)} seeds, "
-        "which choose the real scenes, the first weights and the order; gains are paired. Lanes is the mean "
-        "of own lane and marking. The generator saw masks and photographs of every training scene, far more "
-        "than the detector: the question is whether its pictures carry that over, not whether they come "
-        "from nothing."
+        f"{settings.test} held-out scenes, mean and 95 % interval (Student's t) over {seeds} seeds, "
+        "which choose the real scenes, the first weights and the order; gains are paired. Mean is that of "
+        "all five labels, lanes that of own lane and marking. The generator saw masks and photographs of "
+        "every training scene, far more than the detector: the question is whether its pictures carry that "
+        "over, not whether they come from nothing."
     )
     lines = [
         "# Do generated road scenes help a lane detector?",
@@ -169,25 +170,31 @@ def page(found: dict[str, Float], read: Float, settings: Settings) -> tuple[str,
         "",
         *textwrap.wrap(about, 110),
         "",
-        f"| | {' | '.join(columns)} | gain in lanes |",
-        f"|---|{'---|' * (len(columns) + 1)}",
+        f"| real scenes | | {' | '.join(columns)} | gain in the mean | gain in lanes |",
+        f"|---|---|{'---|' * (len(columns) + 2)}",
     ]
     figures: dict[str, Any] = {}
-    for arm, values in found.items():
-        told = {name: interval(values[:, some].mean(axis=1)) for name, some in columns.items()}
-        gained = (values - found[ARMS[0]])[:, columns["lanes"]].mean(axis=1)
-        told["gain"] = interval(gained)
-        lines.append(f"| {arm} | {' | '.join(_told(one) for one in told.values())} |")
-        figures[arm] = {name: [round(value, 4) for value in one] for name, one in told.items()}
-    own = interval(read[:, columns["lanes"]].mean(axis=1))
-    figures["generated pictures, read"] = [round(value, 4) for value in own]
+    for real, (found, read) in results.items():
+        figures[str(real)] = told = {}
+        for arm, values in found.items():
+            row = {name: interval(values[:, some].mean(axis=1)) for name, some in columns.items()}
+            for name in ("mean", "lanes"):
+                gained = (values - found[ARMS[0]])[:, columns[name]].mean(axis=1)
+                row[f"gain in {name}"] = interval(gained)
+            lines.append(f"| {real} | {arm} | {' | '.join(_told(one) for one in row.values())} |")
+            told[arm] = {name: _rounded(one) for name, one in row.items()}
+        told["generated pictures, read"] = _rounded(interval(read[:, columns["lanes"]].mean(axis=1)))
     lines += [
         "",
         "How well the generated pictures show their masks: the network trained with true renderings reads",
-        f"lanes in them with {_told(own)}.",
+        f"lanes in them with {_told(interval(read[:, columns['lanes']].mean(axis=1)))}.",
         "",
     ]
     return "\n".join(lines), figures
+
+
+def _rounded(figure: tuple[float, float, float]) -> list[float]:
+    return [round(value, 4) for value in figure]
 
 
 def _told(figure: tuple[float, float, float]) -> str:
@@ -200,7 +207,9 @@ def _told(figure: tuple[float, float, float]) -> str:
 @click.option(
     "--bundle", type=click.Path(path_type=Path), default=Path("runs/roads/bundle"), show_default=True
 )
-@click.option("--real", type=click.IntRange(1), default=60, show_default=True, help="Real scenes.")
+@click.option(
+    "--real", type=click.IntRange(1), multiple=True, default=(15, 60), show_default=True, help="Real scenes."
+)
 @click.option("--generated", type=click.IntRange(1), default=600, show_default=True, help="Added scenes.")
 @click.option("--test", type=click.IntRange(1), default=500, show_default=True, help="Held-out scenes.")
 @click.option("--steps", type=click.IntRange(1), default=400, show_default=True, help="Of each training.")
@@ -216,7 +225,7 @@ def _told(figure: tuple[float, float, float]) -> str:
 def main(
     data: Path,
     bundle: Path,
-    real: int,
+    real: tuple[int, ...],
     generated: int,
     test: int,
     steps: int,
@@ -229,7 +238,7 @@ def main(
         (pictures, rows), pipe = photographs(data), load(bundle)
         if not set(STYLES) <= set(pipe.bundle.styles):
             raise InputError(f"bundle {pipe.bundle.name} has no styles {STYLES}; train it as README.md says")
-        if len(rows["train"]) < real or len(rows["test"]) < test:
+        if len(rows["train"]) < max(real) or len(rows["test"]) < test:
             have = f"{len(rows['train'])} training and {len(rows['test'])} test scenes"
             raise DataError(f"{data} has {have}; ask for fewer with --real and --test, or build more")
     except MiaobiError as error:
@@ -243,18 +252,22 @@ def main(
     }
     if out is not None:
         shown = [mask_picture(masks[:16]), *(_opaque(added[arm].pictures[:16]) for arm in ARMS[1:])]
-        few = np.stack(shown, 1).reshape(-1, *shown[0].shape[1:])
-        images.save_png(out.with_suffix(".png"), images.contact_sheet(images.to_pil(few), columns=12))
+        sheet = np.stack(shown, 1).reshape(-1, *shown[0].shape[1:])
+        images.save_png(out.with_suffix(".png"), images.contact_sheet(images.to_pil(sheet), columns=12))
     dtype = str(devices.precision("auto", torch.device("cpu"))).removeprefix("torch.")
     digest = hashlib.sha256(json.dumps(pipe.bundle.files, sort_keys=True).encode()).hexdigest()[:12]
-    settings = Settings(str(data), f"{pipe.bundle.name} {digest}", real, generated, test, steps, batch, dtype)
-    text, figures = page(*compare(pictures, rows, added, settings, seeds, journal), settings)
+    name = f"{pipe.bundle.name} {digest}"
+    results = {}
+    for few in sorted(set(real)):
+        settings = Settings(str(data), name, few, generated, test, steps, batch, dtype)
+        results[few] = compare(pictures, rows, added, settings, seeds, journal)
+    text, figures = page(results, settings)
     click.echo(text)
     if out is not None:
         text += SHEET.format(out.with_suffix(".png").name)
         with atomic_write(out) as file:
             file.write(text.encode())
-    click.echo(json.dumps({"seeds": seeds, **asdict(settings), "iou": figures}))
+    click.echo(json.dumps({"seeds": seeds, **asdict(settings), "real": real, "iou": figures}))
 
 
 def _opaque(pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -162,18 +162,34 @@ def test_lanes_end_to_end(
     manifest |= {"styles": ["photo", "mask", "c", "d", "e"], "default_style": "photo", "scenes": False}
     (bundle_copy / "bundle.json").write_text(json.dumps(manifest))
     out, journal = tmp_path / "roads.md", tmp_path / "journal.jsonl"
-    sizes = ["--real", "8", "--generated", "4", "--steps", "3", "--test", "2", "--seeds", "2", "--batch", "4"]
+    sizes = [
+        "--real",
+        "4",
+        "--real",
+        "8",
+        "--generated",
+        "4",
+        "--steps",
+        "3",
+        "--test",
+        "2",
+        "--seeds",
+        "2",
+        "--batch",
+        "4",
+    ]
     files = ["-o", str(out), "--journal", str(journal)]
     command = ["--data", str(data), "--bundle", str(bundle_copy), *sizes, *files]
     result = CliRunner().invoke(lanes.main, command, catch_exceptions=False)
     assert result.exit_code == 0
     told = json.loads(result.stdout.splitlines()[-1])
-    assert (told["real"], told["generated"], told["seeds"]) == (8, 4, 2)
-    figures = told["iou"]
+    assert (told["real"], told["generated"], told["seeds"]) == ([4, 8], 4, 2)
+    assert set(told["iou"]) == {"4", "8"}
+    figures = told["iou"]["8"]
     assert set(lanes.ARMS) <= set(figures)
-    assert figures["real"]["gain"] == [0, 0, 0]
+    assert figures["real"]["gain in lanes"] == [0, 0, 0]
     assert all(0 <= figures[arm]["lanes"][0] <= 1 for arm in lanes.ARMS)
-    assert "| real + generated |" in out.read_text("utf-8")
+    assert "| 8 | real + generated |" in out.read_text("utf-8")
     assert "](roads.png)" in out.read_text("utf-8")
     assert (tmp_path / "roads.png").exists()
     kept = journal.read_text()
