@@ -119,7 +119,7 @@ def quality(name: str, setting: Setting, pipe: Pipeline, bench: Any) -> Figures:
     from miaobi.evaluate.generation import evaluate_names
     from miaobi.evaluate.report import autoencoder_reconstruct, pipeline_draw
 
-    drawn = {name: getattr(pipe.bundle, name) for name in ("steps", "guidance", "temperature")}
+    drawn = {knob: getattr(pipe.bundle, knob) for knob in ("steps", "guidance", "temperature")}
     about = {**drawn, "judge": str(setting.judge), "pairs": len(bench.pairs)}
     path = setting.results(name) / "quality.json"
     if path.exists():

@@ -76,7 +76,7 @@ class Setting:
 
     def coder(self, name: str) -> Path:
         """The autoencoder whose latents a family draws."""
-        return self.codes if "autoregressive" in (name, FAMILIES[name].weights) else self.autoencoder
+        return self.codes if self.run(name).name == "autoregressive" else self.autoencoder
 
     def run(self, name: str) -> Path:
         """Folder of the run that trains a family's weights."""
@@ -273,7 +273,7 @@ def export(name: str, setting: Setting) -> tuple[Bundle, Figures]:
         "temperature": family.temperature,
     }
     bundle = Bundle.load(folder) if (folder / MANIFEST).exists() else None
-    if bundle is None or {name: getattr(bundle, name) for name in knobs} != knobs:
+    if bundle is None or {knob: getattr(bundle, knob) for knob in knobs} != knobs:
         click.echo(f"{name}: exporting", err=True)
         about = {"name": name, "default_style": load_dataset(setting.data).styles[0], "knobs": knobs}
         parts = {"generator": setting.run(name), "autoencoder": setting.coder(name), "text": setting.text}

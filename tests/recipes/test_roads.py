@@ -162,22 +162,7 @@ def test_lanes_end_to_end(
     manifest |= {"styles": ["photo", "mask", "c", "d", "e"], "default_style": "photo", "scenes": False}
     (bundle_copy / "bundle.json").write_text(json.dumps(manifest))
     out, journal = tmp_path / "roads.md", tmp_path / "journal.jsonl"
-    sizes = [
-        "--real",
-        "4",
-        "--real",
-        "8",
-        "--generated",
-        "4",
-        "--steps",
-        "3",
-        "--test",
-        "2",
-        "--seeds",
-        "2",
-        "--batch",
-        "4",
-    ]
+    sizes = ["--real=4", "--real=8", "--generated=4", "--steps=3", "--test=2", "--seeds=2", "--batch=4"]
     files = ["-o", str(out), "--journal", str(journal)]
     command = ["--data", str(data), "--bundle", str(bundle_copy), *sizes, *files]
     result = CliRunner().invoke(lanes.main, command, catch_exceptions=False)
