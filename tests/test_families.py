@@ -102,7 +102,7 @@ def test_one_family_to_a_page_and_not_trained_twice(root: Path) -> None:
     assert f"| drawn with | {one_by_one} | {parallel} |\n" in page
     assert "](page.png)" in page
     assert (root / "page.png").exists()
-    told = json.loads(result.output.splitlines()[-1])["families"]["autoregressive"]
+    told = json.loads(result.stdout.splitlines()[-1])["families"]["autoregressive"]
     assert told["train_steps"] == families_runs.LEAST_STEPS
     assert told["train_pictures_per_s"] > 0
     assert {"en/top1", "zh/top5", "en/fid", "en/kid", "torch/ms_batch_16"} < set(told)
@@ -124,7 +124,7 @@ def test_all_families_on_one_page(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert f"| | {' | '.join(titles)} |" in page
     assert "| drawn with | 16 Euler steps, guidance 3 |" in page
     assert "Not in the table" not in page
-    told = json.loads(last.output.splitlines()[-1])["families"]
+    told = json.loads(last.stdout.splitlines()[-1])["families"]
     assert set(told) == set(families.FAMILIES)
     for figures in told.values():
         missing = set(families.ROWS) - set(figures)
