@@ -14,7 +14,7 @@ from typing import Any
 
 from miaobi.errors import BundleError, InputError, MachineError
 from miaobi.files import atomic_write
-from miaobi.traits import RUNTIMES, RuntimeName
+from miaobi.traits import BUNDLE_RUNTIMES, RuntimeName
 
 FORMAT = 1
 FAMILIES = ("diffusion", "gan", "vae", "autoregressive")
@@ -88,8 +88,9 @@ class Bundle:
             )
         if self.default_style not in self.styles or len(self.latent_shape) != 3:
             raise BundleError(f"{self._what}: the default style or the latent shape is wrong.")
-        if self.runtime not in RUNTIMES:
-            raise BundleError(f"{self._what}: runtime {self.runtime!r} is none of {', '.join(RUNTIMES)}.")
+        if self.runtime not in BUNDLE_RUNTIMES:
+            allowed = ", ".join(BUNDLE_RUNTIMES)
+            raise BundleError(f"{self._what}: runtime {self.runtime!r} is none of {allowed}.")
         if self.sampler not in ("euler", "consistency") or self.steps < 1 or self.neighbours < 0:
             raise BundleError(f"{self._what}: the sampler, steps or neighbours are wrong.")
         for name in self.files:

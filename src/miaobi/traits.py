@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-RuntimeName = Literal["torch", "onnxruntime", "openvino"]
-RUNTIMES: tuple[RuntimeName, ...] = ("torch", "onnxruntime", "openvino")
+RuntimeName = Literal["torch", "onnxruntime", "openvino", "mnn"]
+RUNTIMES: tuple[RuntimeName, ...] = ("torch", "onnxruntime", "openvino", "mnn")
+BUNDLE_RUNTIMES = RUNTIMES[:3]
+"""Of bundles; MNN runs diffusers pipelines alone."""
 DType = Literal["float32", "float16", "bfloat16"]
 
 

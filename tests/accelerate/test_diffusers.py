@@ -44,6 +44,7 @@ from miaobi.accelerate.recipe import (
     Steps,
     TinyDecoder,
 )
+from miaobi.accelerate.rules import PACKAGES
 from miaobi.accelerate.transform import apply
 from miaobi.errors import InputError, MachineError
 from miaobi.runtimes import diffusers_parts as parts
@@ -219,11 +220,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "graphs"
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "mnn"])
 def test_a_graph_gives_what_the_module_gives_and_is_kept(
     runtime: str, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip(runtime)
+    pytest.importorskip(PACKAGES[runtime][0])
     block = Block().eval()
     graph, _ = exported(block, runtime)
     picture, time, shift = torch.randn(2, 16, 8, 8), torch.tensor(0.5), torch.ones(1)
@@ -258,10 +259,12 @@ def test_a_graph_gives_what_the_module_gives_and_is_kept(
         ("openvino", "int8-weights"),
         ("openvino", "int8-dynamic"),
         ("openvino", "int4-weights"),
+        ("mnn", "int8-weights"),
+        ("mnn", "int4-weights"),
     ],
 )
 def test_graphs_in_integers_are_near_and_say_what_they_are(runtime: str, method: str, store: Path) -> None:
-    pytest.importorskip(runtime)
+    pytest.importorskip(PACKAGES[runtime][0])
     if runtime == "openvino":
         pytest.importorskip("nncf")
     block = Block().eval()

@@ -31,7 +31,7 @@ from miaobi.accelerate.recipe import (
     dumps,
     loads,
 )
-from miaobi.traits import Traits
+from miaobi.traits import RUNTIMES, Traits
 
 UNET = Traits(
     model="unet 1",
@@ -39,7 +39,7 @@ UNET = Traits(
     family="diffusion",
     backbone="unet",
     runtime="torch",
-    runtimes=("torch", "onnxruntime", "openvino"),
+    runtimes=("torch", "onnxruntime", "openvino", "mnn"),
     device="cpu",
     dtype="float32",
     steps=20,
@@ -66,7 +66,7 @@ steps = st.one_of(
     st.builds(Guidance, st.floats(1, 20), st.floats(0, 0.4), st.floats(0.5, 1)),
     st.builds(Cache, st.sampled_from(["deep", "first-block"]), st.integers(2, 10)),
     st.builds(MergeTokens, st.floats(0.01, 0.75)),
-    st.builds(Runtime, st.sampled_from(["torch", "onnxruntime", "openvino"])),
+    st.builds(Runtime, st.sampled_from(RUNTIMES)),
     st.builds(
         Precision,
         st.sampled_from(["float32", "float16", "bfloat16"]),
@@ -139,10 +139,12 @@ def test_the_decoder_alone_computes_in_another_type() -> None:
         (UNET, (Guidance(1), Guidance(3)), "given twice"),
         (replace(UNET, guided=False), (Guidance(2),), "without guidance"),
         (UNET, (Runtime("torch"),), "already"),
-        (UNET, (Runtime("onnxruntime"), Precision("bfloat16")), "compute in fp32"),
+        (UNET, (Runtime("onnxruntime"), Precision("bfloat16")), "computes in fp32"),
         (UNET, (Runtime("onnxruntime"), ChannelsLast()), "chooses its own layout"),
         (UNET, (Runtime("onnxruntime"), Compile()), "compiles each graph anyway"),
         (UNET, (Runtime("openvino"), Compile()), "OpenVINO for a bundle"),
+        (UNET, (Runtime("mnn"), Quantize("int8-static")), "choose int8-weights"),
+        (UNET, (Runtime("mnn"), Precision("bfloat16")), "compute in fp32"),
         (TINY, (Runtime("openvino"), Compile()), "without guidance alone"),
         (UNGUIDED, (Precision("bfloat16", "decoder"), Compile()), "computes in one type"),
         (replace(UNGUIDED, sampler="consistency"), (Compile(),), "Euler's method alone"),

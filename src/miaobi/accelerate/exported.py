@@ -1,4 +1,4 @@
-"""A PyTorch module that runs as an exported graph of ONNX Runtime or OpenVINO behind the module's own call.
+"""A PyTorch module that runs as an exported graph behind its own call.
 
 A graph has fixed shapes, which makes it faster; each new set of shapes (another size or batch) has a graph of
 its own, exported when it is first called and kept on disk (`accelerate.graph_cache`).
@@ -26,7 +26,7 @@ class Options:
     """How graphs are made and run."""
 
     runtime: str
-    """"onnxruntime" or "openvino"."""
+    """One of those that run graphs: "onnxruntime", "openvino" or "mnn"."""
     dtype: DType
     quantized: str | None
     threads: int
@@ -93,9 +93,10 @@ class Exported(nn.Module):
         return rebuilt(layout, iter(run(tensors)))
 
     def _made(self, key: str, leaves: Sequence[Any], spec: Any, tensors: Inputs) -> Any:
-        from miaobi.accelerate import graph_onnx, graph_openvino
+        from miaobi.accelerate import graph_mnn, graph_onnx, graph_openvino
 
-        backend = {"onnxruntime": graph_onnx, "openvino": graph_openvino}[self.options.runtime]
+        backends = {"onnxruntime": graph_onnx, "openvino": graph_openvino, "mnn": graph_mnn}
+        backend = backends[self.options.runtime]
         module = self.held[0]
         options = {name: value for name, value in asdict(self.options).items() if name not in backend.AT_RUN}
         versions = {name: version(name) for name in ("torch", "diffusers", *backend.PACKAGES)}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from miaobi.accelerate.graphs import quiet
+from miaobi.accelerate.machine import int8_overflows
 from miaobi.errors import MachineError
 from miaobi.traits import DType
 
@@ -84,7 +85,12 @@ def _in_integers(folder: Path, method: str, recorded: Callable[[], list[Inputs]]
     if method != "int8-static":
         dynamic = out if method == "int8-dynamic" else str(folder / f"{_WHOLE}.dynamic")
         tools.quantize_dynamic(
-            whole, dynamic, op_types_to_quantize=MATRICES, per_channel=True, use_external_data_format=True
+            whole,
+            dynamic,
+            op_types_to_quantize=MATRICES,
+            per_channel=True,
+            reduce_range=int8_overflows(),
+            use_external_data_format=True,
         )
         whole = dynamic
     if method == "int8-dynamic":
@@ -98,6 +104,7 @@ def _in_integers(folder: Path, method: str, recorded: Callable[[], list[Inputs]]
         quant_format=tools.QuantFormat.QDQ,
         op_types_to_quantize=CONVOLUTIONS + (MATRICES if method == "int8-static" else []),
         per_channel=True,
+        reduce_range=int8_overflows(),
         activation_type=tools.QuantType.QUInt8,
         weight_type=tools.QuantType.QInt8,
         use_external_data_format=True,

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
+from miaobi.accelerate.machine import int8_overflows
 from miaobi.errors import MachineError
 from miaobi.traits import RuntimeName
 
@@ -110,7 +111,12 @@ def _dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "quantized.onnx"
         quantize_dynamic(
-            model, path, op_types_to_quantize=MATRICES, per_channel=True, weight_type=QuantType.QInt8
+            model,
+            path,
+            op_types_to_quantize=MATRICES,
+            per_channel=True,
+            reduce_range=int8_overflows(),
+            weight_type=QuantType.QInt8,
         )
         return onnx.load(str(path))
 
@@ -136,6 +142,7 @@ def _static(model: onnx.ModelProto, calibration: Sequence[Inputs], kinds: list[s
             Reader(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=int8_overflows(),
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             op_types_to_quantize=kinds,

@@ -33,6 +33,14 @@ def cpu_features(path: Path = CPUINFO) -> frozenset[str]:
     return frozenset(told.partition(":")[2].split()) & _DECIDING
 
 
+def int8_overflows() -> bool:
+    """Whether the CPU adds two int8 products in 16 bits, which overflows where weights use all 8 bits (x86
+    without an int8 dot product); 7-bit weights, ONNX Runtime's `reduce_range`, do not.
+    """
+    features = cpu_features()
+    return "avx2" in features and not features & {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
 def cpus() -> int:
     """CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -202,7 +202,8 @@ class MergeTokens(Step):
 
 @dataclass(frozen=True)
 class Runtime(Step):
-    """Run on PyTorch, ONNX Runtime or OpenVINO; the graphs are exported where they have to be."""
+    """Run on PyTorch, ONNX Runtime, OpenVINO or, diffusers pipelines, MNN; the graphs are exported where they
+    have to be."""
 
     runtime: RuntimeName
     stage: ClassVar = Stage.RUNTIME

@@ -37,6 +37,7 @@ PACKAGES: Mapping[str, tuple[str, str]] = {
     "torch": ("torch", "train"),
     "onnxruntime": ("onnxruntime", ""),
     "openvino": ("openvino", "openvino"),
+    "mnn": ("MNN", "mnn"),
 }
 """Package of each runtime, and the extra that installs it."""
 
@@ -220,8 +221,8 @@ def _precision(traits: Traits, step: Precision) -> str | None:
     return _first(
         (_with_dtype(traits, step) == traits, "it computes so already."),
         (
-            traits.runtime == "onnxruntime" and traits.device == "cpu" and step.dtype != "float32",
-            f"ONNX Runtime's CPU operators compute in fp32 and would only convert {step.dtype} to and fro.",
+            traits.runtime in ("onnxruntime", "mnn") and traits.device == "cpu" and step.dtype != "float32",
+            f"{traits.runtime} computes in fp32 on a CPU and would only convert {step.dtype} to and fro.",
         ),
     )
 
@@ -238,6 +239,10 @@ def _quantize(traits: Traits, step: Quantize) -> str | None:
         (
             traits.runtime == "torch" and calibrated,
             "calibrated int8 is done on a graph; add Runtime onnxruntime or openvino before it.",
+        ),
+        (
+            traits.runtime == "mnn" and step.method not in ("int8-weights", "int4-weights"),
+            "MNN keeps weights in integers and computes in fp32; choose int8-weights or int4-weights.",
         ),
         (
             traits.runtime == "openvino" and step.method == "int8-mixed",

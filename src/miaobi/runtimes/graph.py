@@ -8,7 +8,7 @@ import numpy.typing as npt
 from miaobi.bundle import Bundle
 from miaobi.runtimes import onnx
 from miaobi.sampling import timesteps
-from miaobi.traits import DType, RuntimeName, Traits
+from miaobi.traits import BUNDLE_RUNTIMES, DType, RuntimeName, Traits
 
 Array = npt.NDArray[Any]
 
@@ -123,7 +123,6 @@ def dtype_name(bundle: Bundle, running: Running) -> str:
 def traits_of(bundle: Bundle, running: Running) -> Traits:
     """What recipes are checked against."""
     weights = "generator.safetensors" in bundle.files
-    runtimes: tuple[RuntimeName, ...] = ("onnxruntime", "openvino")
     _, height, width = bundle.latent_shape
     diffusion = bundle.family == "diffusion"
     return Traits(
@@ -132,7 +131,7 @@ def traits_of(bundle: Bundle, running: Running) -> Traits:
         family=bundle.family,
         backbone="transformer",
         runtime=running.runtime,
-        runtimes=("torch", *runtimes) if weights else runtimes,
+        runtimes=BUNDLE_RUNTIMES if weights else BUNDLE_RUNTIMES[1:],
         device=running.device,
         dtype=running.dtype,
         decoder_dtype=running.decoder_dtype,

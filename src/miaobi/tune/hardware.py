@@ -9,7 +9,7 @@ from typing import Any
 
 from miaobi.accelerate.machine import cpu_features, cpus
 
-_RUNTIMES = ("torch", "onnxruntime", "openvino", "diffusers", "torchao")
+_RUNTIMES = ("torch", "onnxruntime", "openvino", "mnn", "diffusers", "torchao")
 
 
 @dataclass(frozen=True)
