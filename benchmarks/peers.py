@@ -206,8 +206,8 @@ def main(
             for peer, python in ready.items():
                 if peer.name in failed:
                     continue
-                # Later rounds warm up on two steps: the time of a whole first picture is known by then.
-                now = job | {"prepare": False, "first_steps": min(2, steps) if number else steps}
+                # Later rounds warm up on one step: the time of a whole first picture is known by then.
+                now = job | {"prepare": False, "first_steps": 1 if number else steps}
                 try:
                     figures = ask(peer, python, now, folder, limit_s)
                 except PeerError as error:

@@ -37,6 +37,7 @@ RECIPES: dict[str, str] = {
     "channels-last, decoder bf16": 'kind = "precision"\ndtype = "bfloat16"\npart = "decoder"\n'
     '[[step]]\nkind = "channels-last"',
     "bf16, channels-last": 'kind = "precision"\ndtype = "bfloat16"\n[[step]]\nkind = "channels-last"',
+    "mnn": 'kind = "runtime"\nruntime = "mnn"',
     "openvino bf16": 'kind = "runtime"\nruntime = "openvino"\n'
     '[[step]]\nkind = "precision"\ndtype = "bfloat16"',
     **{

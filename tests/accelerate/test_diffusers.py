@@ -1,6 +1,7 @@
 """Recipes for diffusers pipelines: what they leave as it was, and how close the new pipeline stays."""
 
 import copy
+import json
 import sys
 import warnings
 from functools import cache
@@ -276,6 +277,22 @@ def test_graphs_in_integers_are_near_and_say_what_they_are(runtime: str, method:
     assert 1e-5 < error < (0.25 if "int4" in method else 0.05)
     assert told
     assert all("int" in line and "fp32" in line for line in told)
+
+
+def test_a_graph_too_large_for_mnn_is_refused_before_it_is_loaded(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("MNN")
+    block = Block().eval()
+    filtered = 4 * 9 * 16 * 32 * 4
+    needed = filtered + 4 * (32 + 32 * 64 + 64)
+    with torch.inference_mode():
+        exported(block, "mnn")[0](torch.randn(2, 16, 8, 8), torch.tensor(0.5))
+        told = json.loads(next(store.glob("*/facts.json")).read_text("utf-8"))
+        assert needed <= told["memory_bytes"] < 1.01 * needed
+        monkeypatch.setattr("miaobi.accelerate.graph_mnn.available_bytes", lambda: needed)
+        with pytest.raises(MachineError, match="what MNN makes of the network needs"):
+            exported(block, "mnn")[0](torch.randn(2, 16, 8, 8), torch.tensor(0.5))
 
 
 def test_what_cannot_be_a_graph_is_told(store: Path) -> None:

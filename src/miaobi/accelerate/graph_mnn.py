@@ -5,18 +5,22 @@ Neural Networks", arXiv:1509.09308): a fourth to a fifth of the multiplications,
 and results that are off by about a thousandth.
 """
 
+import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from miaobi.accelerate import graph_onnx
 from miaobi.errors import MachineError
+from miaobi.runtimes.memory import available_bytes, check_fits
 from miaobi.traits import DType
 
 Inputs = tuple[Tensor, ...]
@@ -25,7 +29,7 @@ AT_RUN = ("dtype", "threads")
 """Options that a graph takes when it is run and not when it is made."""
 FILE = "graph.mnn"
 _WEIGHTS = f"{FILE}.weight"
-_NAMES = "names.txt"
+_FACTS = "facts.json"
 _BITS = {"int8-weights": "8", "int4-weights": "4"}
 # The command `mnnconvert` installs a package that reports conversions to its makers; this is what it calls.
 _CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
@@ -40,8 +44,12 @@ def export(
     graph_onnx.export(flat, inputs, folder, None, recorded)
     source = folder / graph_onnx.FILE
     graph = onnx.load(str(source), load_external_data=False).graph
-    names = [" ".join(one.name for one in ends) for ends in (graph.input, graph.output)]
-    (folder / _NAMES).write_text("\n".join(names), "utf-8")
+    facts = {
+        "inputs": [one.name for one in graph.input],
+        "outputs": [one.name for one in graph.output],
+        "memory_bytes": _memory_bytes(graph),
+    }
+    (folder / _FACTS).write_text(json.dumps(facts), "utf-8")
     command = [sys.executable, "-c", _CONVERT, "-f", "ONNX", "--modelFile", str(source)]
     command += ["--MNNModel", str(folder / FILE), "--bizCode", "miaobi", "--saveExternalData", "1"]
     command += ["--weightQuantBits", _BITS[quantized], "--weightQuantAsymmetric"] if quantized else []
@@ -55,7 +63,8 @@ def export(
 
 def load(folder: Path, dtype: DType, threads: int, quantized: str | None) -> Callable[[Inputs], list[Tensor]]:
     """A function that runs the graph."""
-    names, results = (one.split() for one in (folder / _NAMES).read_text("utf-8").splitlines())
+    facts = json.loads((folder / _FACTS).read_text("utf-8"))
+    check_fits("what MNN makes of the network", facts["memory_bytes"], available_bytes())
     with _silent():
         import MNN.nn
         from MNN import expr
@@ -63,7 +72,9 @@ def load(folder: Path, dtype: DType, threads: int, quantized: str | None) -> Cal
         config = {"backend": "CPU", "precision": "high", "numThread": threads or torch.get_num_threads()}
         manager = MNN.nn.create_runtime_manager((config,))
         manager.set_external(str(folder / _WEIGHTS))
-        module = MNN.nn.load_module_from_file(str(folder / FILE), names, results, runtime_manager=manager)
+        module = MNN.nn.load_module_from_file(
+            str(folder / FILE), facts["inputs"], facts["outputs"], runtime_manager=manager
+        )
 
     def run(inputs: Inputs) -> list[Tensor]:
         given = []
@@ -76,6 +87,16 @@ def load(folder: Path, dtype: DType, threads: int, quantized: str | None) -> Cal
         return [torch.from_numpy(expr.convert(one, expr.NCHW).read().copy()) for one in made]
 
     return run
+
+
+def _memory_bytes(graph: Any) -> int:
+    """Bytes of a graph's weights, those of 3x3 convolutions transformed for tiles of 6x6, the least."""
+    shapes = {one.name: tuple(one.dims) for one in graph.initializer}
+    filtered = {one.input[1] for one in graph.node if one.op_type == "Conv"}
+    return sum(
+        4 * math.prod(shape) * (4 if name in filtered and shape[2:] == (3, 3) else 1)
+        for name, shape in shapes.items()
+    )
 
 
 @contextmanager
