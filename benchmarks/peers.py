@@ -51,7 +51,7 @@ PEERS = (
     Peer("diffusers channels-last", "with_diffusers", "channels-last", "diffusers"),
     Peer("diffusers bf16", "with_diffusers", "bf16", "diffusers"),
     Peer("diffusers compile", "with_diffusers", "compile", "diffusers"),
-    Peer("diffusers compile bf16", "with_diffusers", "compile-bf16", "diffusers"),
+    Peer("diffusers bf16 compile", "with_diffusers", "compile-bf16", "diffusers"),
     Peer("pruna compile", "with_pruna", "compile", "pruna"),
     Peer("pruna deepcache", "with_pruna", "deepcache", "pruna"),
     Peer("openvino fp32", "with_openvino", "fp32", "openvino"),
@@ -185,7 +185,7 @@ def main(
             "latents": str(folder / "noise.npy"),
             "pictures": str(folder / "pictures.npy"),
             "steps": steps,
-            "first_steps": steps,
+            "first_steps": 1,
             "guidance": guidance,
             "size_px": size_px,
             "threads": threads,
@@ -206,10 +206,8 @@ def main(
             for peer, python in ready.items():
                 if peer.name in failed:
                     continue
-                # Later rounds warm up on one step: the time of a whole first picture is known by then.
-                now = job | {"prepare": False, "first_steps": 1 if number else steps}
                 try:
-                    figures = ask(peer, python, now, folder, limit_s)
+                    figures = ask(peer, python, job | {"prepare": False}, folder, limit_s)
                 except PeerError as error:
                     failed[peer.name] = str(error)
                     click.echo(f"{peer.name}: {error}", err=True)

@@ -52,7 +52,7 @@ def export(
     (folder / _FACTS).write_text(json.dumps(facts), "utf-8")
     command = [sys.executable, "-c", _CONVERT, "-f", "ONNX", "--modelFile", str(source)]
     command += ["--MNNModel", str(folder / FILE), "--bizCode", "miaobi", "--saveExternalData", "1"]
-    command += ["--weightQuantBits", _BITS[quantized], "--weightQuantAsymmetric"] if quantized else []
+    command += ["--weightQuantBits", _BITS[quantized]] if quantized else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if not (folder / FILE).exists():
         raise MachineError(f"MNN cannot convert the graph: {(done.stdout + done.stderr).strip()[-300:]}")
@@ -84,6 +84,8 @@ def load(folder: Path, dtype: DType, threads: int, quantized: str | None) -> Cal
             kind = expr.int if whole else expr.float
             given.append(expr.const(array, list(array.shape), expr.NCHW, kind))
         made = module.forward(given)
+        if len(made) != len(facts["outputs"]):
+            raise RuntimeError("MNN ran out of memory or cannot run the network; it does not say which.")
         return [torch.from_numpy(expr.convert(one, expr.NCHW).read().copy()) for one in made]
 
     return run
