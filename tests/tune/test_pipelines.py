@@ -25,8 +25,9 @@ def lab(tiny_bundle: Path) -> PipelineLab:
 
 
 def test_a_student_starts_with_a_runtime_and_its_numbers_as_one_graph_where_it_can(
-    lab: PipelineLab, tiny_bundle: Path, tmp_path: Path
+    lab: PipelineLab, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("miaobi.tune.space.lacks_bf16", lambda: False)
     single = tmp_path / "single"
     save(apply(load(tiny_bundle), (Steps(1),)), single)
     for student, quick in ((tiny_bundle, (Steps(1),)), (single, ())):  # of several steps, and of one
@@ -38,6 +39,7 @@ def test_a_student_starts_with_a_runtime_and_its_numbers_as_one_graph_where_it_c
         )
         graph = (Distill(str(student)), *quick, Runtime("openvino"))
         assert {(*graph, *one) for one in numbers} <= set(starts)
+        assert (*graph[:-1], Quantize("int8-mixed")) in starts  # where it runs already
 
 
 def test_scores_are_those_of_the_same_samples(lab: PipelineLab) -> None:

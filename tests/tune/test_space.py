@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miaobi.accelerate import Batch, Cache, Compile, Distill, Runtime, Steps
+from miaobi.accelerate import Batch, Cache, Compile, Distill, Precision, Runtime, Steps
 from miaobi.accelerate.rules import check
 from miaobi.tune.space import space_of
 
@@ -51,6 +52,14 @@ def test_what_the_space_holds_follows_from_the_traits() -> None:
     assert not space_of(TRAITS, students=["x"]).legal((Distill("x"),))  # students are for bundles
     one_step = space_of(replace(TRAITS, steps=1, guided=False, guidance=1.0))
     assert all(slot.kind != "steps" for slot in one_step.slots)
+
+
+def test_bf16_is_not_offered_where_the_cpu_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for lacks in (True, False):
+        monkeypatch.setattr("miaobi.tune.space.lacks_bf16", lambda: lacks)  # noqa: B023
+        options = {one for slot in space_of(TRAITS).slots for one in slot.options}
+        assert (Precision("bfloat16") in options) is not lacks
+        assert Precision("float16") in options
 
 
 def test_torch_compile_needs_patience() -> None:

@@ -41,6 +41,12 @@ def int8_overflows() -> bool:
     return "avx2" in features and not features & {"avx512_vnni", "avx_vnni", "amx_int8"}
 
 
+def lacks_bf16() -> bool:
+    """Whether the CPU is known to have no bf16 products: they are emulated, or run in fp32."""
+    features = cpu_features()
+    return bool(features) and not features & {"avx512_bf16", "amx_bf16", "bf16"}
+
+
 def cpus() -> int:
     """CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):

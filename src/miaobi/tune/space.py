@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from itertools import product
 from typing import Literal
 
-from miaobi.accelerate.machine import cpus
+from miaobi.accelerate.machine import cpus, lacks_bf16
 from miaobi.accelerate.recipe import (
     Batch,
     Cache,
@@ -133,10 +133,10 @@ class Space:
         found: list[Recipe] = [(one,) for one in students]
         for one in students:
             quick = few[:1] if self.legal((one, *few[:1])) else ()
-            for runtime, more in product(runtimes, numbers):
+            for where, more in product([*((one,) for one in runtimes), ()], numbers):
                 # one graph for the whole picture is never slower, where OpenVINO can have it
-                whole = (one, *quick, runtime, *more, Compile())
-                able = runtime == Runtime("openvino") and self.legal(whole)
+                whole = (one, *quick, *where, *more, Compile())
+                able = where == (Runtime("openvino"),) and self.legal(whole)
                 found.append(whole if able else whole[:-1])
         found += [(one, step) for one in students for step in (*few, *integers[:3])]
         return [one for one in dict.fromkeys(found) if self.legal(one)]
@@ -191,6 +191,8 @@ def space_of(
     steps = [count for count in _COUNTS if count < traits.steps]
     scale = traits.guidance
     intervals = [(0.0, 0.5), (0.2, 0.8), (0.0, 0.8)] if traits.steps > 1 else []
+    halves = [Precision("bfloat16", "decoder"), Precision("bfloat16")]
+    bf16 = traits.device != "cpu" or not lacks_bf16()
     threads = sorted({1, 2, max(1, cores // 2), cores} & set(range(1, cores + 1)))
     wanted: list[tuple[type[Step], Sequence[Step]]] = [
         (Distill, [Distill(one) for one in students]),
@@ -207,7 +209,7 @@ def space_of(
         ),
         (MergeTokens, [MergeTokens(ratio) for ratio in (0.25, 0.5)]),
         (Runtime, [Runtime(one) for one in RUNTIMES]),
-        (Precision, [Precision("bfloat16", "decoder"), Precision("bfloat16"), Precision("float16")]),
+        (Precision, [*(halves if bf16 else []), Precision("float16")]),
         (
             Quantize,
             [
