@@ -144,7 +144,7 @@ def test_the_decoder_alone_computes_in_another_type() -> None:
         (UNET, (Runtime("onnxruntime"), Compile()), "compiles each graph anyway"),
         (UNET, (Runtime("openvino"), Compile()), "OpenVINO for a bundle"),
         (UNET, (Runtime("mnn"), Quantize("int8-static")), "choose int8-weights"),
-        (UNET, (Runtime("mnn"), Precision("bfloat16")), "compute in fp32"),
+        (UNET, (Runtime("mnn"), Precision("bfloat16")), "computes in fp32"),
         (TINY, (Runtime("openvino"), Compile()), "without guidance alone"),
         (UNGUIDED, (Precision("bfloat16", "decoder"), Compile()), "computes in one type"),
         (replace(UNGUIDED, sampler="consistency"), (Compile(),), "Euler's method alone"),
