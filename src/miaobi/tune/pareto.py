@@ -1,6 +1,7 @@
 """The Pareto front: the recipes that no other one beats in cost without losing more quality."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from miaobi.accelerate.recipe import Recipe, describe
@@ -62,7 +63,7 @@ def table(outcome: Outcome) -> str:
 
 
 def draw(outcome: Outcome, path: Path) -> None:
-    """A PNG of all trials, the front, the bound and the plan.
+    """A PNG of all trials and their front as screening saw them, the bound, and the plan where it was proved.
 
     Raises:
         MachineError: matplotlib is not installed, or the file cannot be written.
@@ -85,9 +86,10 @@ def draw(outcome: Outcome, path: Path) -> None:
         return [x for x, _ in pairs], [y for _, y in pairs]
 
     bound = outcome.goal.max_loss * 100
+    tested = outcome.finalist.loss if outcome.finalist else None
     top = max(3 * bound, 1.0, *(points(front(done))[1] or [0.0]))
     top = min(top, 12 * bound) if bound else top
-    low = min([0.0, *points(done)[1]])
+    low = min([0.0, *points(done)[1], *([tested.low * 100] if tested else [])])
     axes.axhspan(low - top, bound, color="#2a9d5c", alpha=0.08, lw=0)
     axes.axhline(bound, color="#2a9d5c", lw=1.2, ls="--", zorder=1)
     axes.annotate(
@@ -105,20 +107,20 @@ def draw(outcome: Outcome, path: Path) -> None:
     x, y = points([one for one in front(done) if one.loss and one.loss.value * 100 <= top * 1.04])
     axes.step(x, y, where="post", color="#2f6fb3", lw=1.6, zorder=3)
     axes.scatter(x, y, s=34, color="#2f6fb3", lw=0, label="Pareto front", zorder=4)
-    for recipe, mark, colour, label in (
-        ((), "s", "#444b54", "as it is"),
-        (outcome.recipe, "*", "#e4572e", "plan"),
-    ):
-        x, y = points([one for one in done if one.recipe == recipe])
-        if x and (recipe or label == "as it is"):
-            size = 260 if mark == "*" else 60
-            axes.scatter(x, y, s=size, marker=mark, color=colour, ec="white", lw=1, label=label, zorder=5)
+    x, y = points([one for one in done if not one.recipe])
+    axes.scatter(x, y, s=60, marker="s", color="#444b54", ec="white", lw=1, label="as it is", zorder=5)
+    plan = next((one for one in done if one.recipe == outcome.recipe), None)
+    if plan and tested:
+        x, y = points([replace(plan, loss=tested)])
+        reach = [[(tested.value - tested.low) * 100], [(tested.high - tested.value) * 100]]
+        axes.errorbar(x, y, yerr=reach, fmt="none", color="#e4572e", lw=1.2, capsize=3, zorder=5)
+        axes.scatter(x, y, s=260, marker="*", color="#e4572e", ec="white", lw=1, label="plan", zorder=6)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     axes.set_ylim(low - 0.06 * (top - low), top * 1.08)
     axes.set_xlabel(name if name == "MB" else f"{name} (log)")
-    axes.set_ylabel("loss of quality, % of the scale (screening)")
+    axes.set_ylabel("loss of quality, % of the scale (screening; of the plan: tested)")
     axes.set_title(f"{len(done)} recipes measured", loc="left", fontsize=11)
     axes.grid(True, which="major", color="#e3e6ea", lw=0.7)
     axes.set_axisbelow(True)
