@@ -1,6 +1,7 @@
 """Recipes on a bundle with PyTorch weights: every runtime draws the same pictures, the old pipeline stays."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from miaobi.accelerate import (
     TinyDecoder,
     apply,
     check,
+    machine,
 )
 from miaobi.accelerate.bundles import save
 from miaobi.accelerate.export import assemble
@@ -103,6 +105,16 @@ def test_every_runtime_draws_the_same(pipe: Pipeline, reference: np.ndarray, run
     assert receipt.runtime.startswith(runtime)
     assert receipt.guidance == 2
     np.testing.assert_array_equal(over_white(pipe), reference)
+
+
+def test_a_home_common_to_unlike_cpus(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made in 8 bits overflows in a CPU without int8 dot products."""
+    made = []
+    for features in ({"avx2"}, {"avx2", "avx512_vnni"}):
+        monkeypatch.setattr(machine, "cpu_features", partial(frozenset, features))
+        changed = apply(pipe, (Runtime("onnxruntime"), Quantize("int8-dynamic")))
+        made.append(changed.bundle.path("denoiser.onnx").read_bytes())
+    assert made[0] != made[1]
 
 
 @pytest.mark.parametrize("steps", [1, 2])

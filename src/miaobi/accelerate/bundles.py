@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from miaobi.accelerate import machine
 from miaobi.accelerate.recipe import (
     Batch,
     Compile,
@@ -110,7 +111,8 @@ def _quantize(bundle: Bundle, running: Running, step: Quantize) -> tuple[Bundle,
 
     # one scale for all that come together would let pictures of a batch change each other
     alone = running.runtime == "onnxruntime" and step.method in ALONE
-    made = derived(bundle, f"{step} {running.runtime}", make)
+    narrow = " in 7 bits" if running.runtime == "onnxruntime" and machine.int8_overflows() else ""
+    made = derived(bundle, f"{step} {running.runtime}{narrow}", make)
     return made, replace(running, batch=1) if alone else running
 
 

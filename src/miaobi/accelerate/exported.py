@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
-from miaobi.accelerate import graph_cache
+from miaobi.accelerate import graph_cache, machine
 from miaobi.errors import MachineError
 from miaobi.traits import DType
 
@@ -106,6 +106,8 @@ class Exported(nn.Module):
             "key": key,
             "versions": versions,
         }
+        if self.options.quantized:  # a home may be common to unlike machines
+            facts["reduce_range"] = machine.int8_overflows()
         folder = graph_cache.folder_of(facts)
 
         def make(where: Path) -> dict[str, Any]:
