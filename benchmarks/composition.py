@@ -11,8 +11,8 @@ shared weights are not fine-tuned here, so that their PSNR is a floor. Random we
 closeness, nothing about looks.
 
 Each pair goes into a journal as it is measured, and a killed run goes on there (delete it to measure anew).
-At the end the data that `check` reads and docs/composition.md are written from the journals, then one line
-of JSON.
+At the end docs/composition.md and the data that `check` reads are written from the journals, what the data
+knew of other models and machines staying in them; then one line of JSON.
 """
 
 import gc
@@ -261,19 +261,31 @@ def read_journal(path: Path) -> list[Line]:
     return found
 
 
-def table(journals: list[list[Line]]) -> str:
-    """composition.json: what was timed, one row a line."""
-    groups = []
-    for head, *lines in journals:
-        numbers = ("verdict", "ratio", "low", "high", "count")
-        rows = [
-            json.dumps([line["first"], line["second"], line["runtime"], *(line[one] for one in numbers)])
-            for line in lines
-            if "ratio" in line
-        ]
-        told = {key: head[key] for key in ("name", "model", "machine", "date", "versions")}
-        groups.append(json.dumps(told)[:-1] + ', "rows": [\n' + ",\n".join(rows) + "\n]}")
-    return f'{{"format": {FORMAT}, "measured": [\n' + ",\n".join(groups) + "\n]}\n"
+def measured(journals: list[list[Line]], before: list[Line]) -> list[Line]:
+    """What was timed, and what is known `before` of other models and machines."""
+    numbers = ("verdict", "ratio", "low", "high", "count")
+    groups = [
+        {key: head[key] for key in ("name", "model", "machine", "date", "versions")}
+        | {
+            "rows": [
+                [line["first"], line["second"], line["runtime"], *(line[one] for one in numbers)]
+                for line in lines
+                if "ratio" in line
+            ]
+        }
+        for head, *lines in journals
+    ]
+    new = [(one["name"], one["machine"]) for one in groups]
+    return groups + [one for one in before if (one["name"], one["machine"]) not in new]
+
+
+def table(groups: list[Line]) -> str:
+    """composition.json, one row a line."""
+    texts = []
+    for one in groups:
+        told = json.dumps({key: value for key, value in one.items() if key != "rows"})
+        texts.append(told[:-1] + ', "rows": [\n' + ",\n".join(map(json.dumps, one["rows"])) + "\n]}")
+    return f'{{"format": {FORMAT}, "measured": [\n' + ",\n".join(texts) + "\n]}\n"
 
 
 @click.command(help=__doc__)
@@ -308,8 +320,10 @@ def main(
         for model in models or (None,):
             run(model, journal, rounds, pictures, minutes, steps, size_px)
     journals = [read_journal(path) for path in sorted(journal.glob("*.jsonl"))]
-    data.write_text(table(journals), "utf-8")
-    docs.write_text(page(journals), "utf-8")
+    before = json.loads(data.read_text("utf-8"))["measured"] if data.exists() else []
+    groups = measured(journals, before)
+    data.write_text(table(groups), "utf-8")
+    docs.write_text(page(journals, groups[len(journals) :]), "utf-8")
     counts: dict[str, dict[str, int]] = {}
     for head, *lines in journals:
         counts[head["name"]] = {}

@@ -244,16 +244,21 @@ def test_a_killed_run_goes_on_and_the_page_holds_all(
     pairs = [[(one["first"], one["second"]) for one in every[1:]] for every in (whole, again)]
     assert pairs[0] == pairs[1]
     data = tmp_path / "composition.json"
-    data.write_text(fake.table([again]))
+    data.write_text(fake.table(fake.measured([again], [])))
     (group,) = groups(data)
     assert {one.verdict for one in group.rows if one.second == INT8} == {"hurts"}
     assert len(json.loads(data.read_text())["measured"][0]["rows"]) == len(group.rows)
-    page = fake.page([again])
+    (known,) = json.loads(data.read_text())["measured"]
+    elsewhere = known | {"machine": {"features": ["sve"], "cpus": 8}}
+    kept = fake.measured([again], [known, elsewhere])
+    assert kept == [known, elsewhere]
+    page = fake.page([again], kept[1:])
     for told in (
         "Narrower numbers, but slower",
         "**✗ 2.00**",
         "✓ 0.50",
         "chooses its own layout",
         "no kernel",
+        "8 CPUs (sve)",
     ):
         assert told in page
