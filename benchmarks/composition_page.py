@@ -37,15 +37,16 @@ floor. Random weights show speed and closeness, nothing about how pictures look.
 
 
 def page(journals: list[list[Line]], others: list[Line]) -> str:
-    """The whole page; each journal is a head and its lines. `others` are only named: known to `check` alone."""
+    """The whole page; each journal is a head and its lines. Of `others` only `check` knows the figures."""
     sections = "".join(_section(head, lines) for head, *lines in journals)
     return INTRODUCTION + _slower(journals) + sections + _others(others)
 
 
 def _others(groups: list[Line]) -> str:
     rows = "\n".join(
-        f"- {one['name']}, {one['model']['parameters'] / 1e6:.1f} M parameters, {one['machine']['cpus']} CPUs "
-        f"({', '.join(one['machine']['features'])}), {one['date']}: {len(one['rows'])} timed"
+        f"- {one['name']}, {one['model']['parameters'] / 1e6:.1f} M parameters, "
+        f"{one['machine']['cpus']} CPUs ({', '.join(one['machine']['features'])}), {one['date']}: "
+        f"{len(one['rows'])} timed"
         for one in groups
     )
     return f"## Known to `check`, measured earlier\n\n{rows}\n" if rows else ""
