@@ -1,5 +1,7 @@
 """Token merging against loops, and against attention without it."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,13 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from miaobi.accelerate import graph_mnn
 from miaobi.accelerate.export import Method, to_onnx
 from miaobi.accelerate.merge import Grid, MergedAttention, merge, merged, slots, tokens_left, unmerge
-from miaobi.errors import InputError
+from miaobi.errors import InputError, MachineError
 
 SIZE = st.integers(1, 9)
 RATIO = st.floats(0, 0.75)
@@ -70,7 +73,7 @@ def test_against_loops(height: int, width: int, ratio: float, seed: int) -> None
     torch.manual_seed(seed)
     tokens = torch.randn(2, height * width, 6, dtype=torch.float64)
     slot = slots(tokens, height, width, ratio)
-    found = unmerge(merge(tokens, slot, tokens_left(height, width, ratio)), slot)
+    found = unmerge(merge(tokens, slot), slot)
     expected = torch.stack([looped(one, height, width, ratio) for one in tokens])
     torch.testing.assert_close(found, expected)
 
@@ -84,15 +87,15 @@ def test_every_token_has_a_slot_and_every_slot_a_token(
     tokens = torch.randn(3, height * width, 5)
     left = tokens_left(height, width, ratio)
     slot = slots(tokens, height, width, ratio)
-    for row in slot:
+    for row in slot.of_token:
         assert sorted(set(row.tolist())) == list(range(left))
     assert left >= max(height * width * (1 - ratio), 1)
     if not height % 2 and not width % 2:
         assert left == height * width - int(ratio * height * width)
     # what is alike within a slot comes back as it was, and the mean of all tokens is kept by weight
-    joined = merge(tokens, slot, left)
-    torch.testing.assert_close(merge(unmerge(joined, slot), slot, left), joined)
-    members = torch.stack([row.bincount(minlength=left) for row in slot])
+    joined = merge(tokens, slot)
+    torch.testing.assert_close(merge(unmerge(joined, slot), slot), joined)
+    members = torch.stack([row.bincount(minlength=left) for row in slot.of_token])
     torch.testing.assert_close((joined * members[..., None]).sum(1), tokens.sum(1), rtol=1e-4, atol=1e-4)
 
 
@@ -101,7 +104,8 @@ def test_the_same_picture_alone_and_in_a_batch() -> None:
     tokens = torch.randn(4, 96, 16, dtype=torch.float64)
     slot = slots(tokens, 8, 12, 0.5)
     for row in range(4):
-        torch.testing.assert_close(slots(tokens[row : row + 1], 8, 12, 0.5)[0], slot[row], rtol=0, atol=0)
+        alone = slots(tokens[row : row + 1], 8, 12, 0.5).of_token[0]
+        torch.testing.assert_close(alone, slot.of_token[row], rtol=0, atol=0)
 
 
 def test_equal_tokens_lose_nothing() -> None:
@@ -109,7 +113,7 @@ def test_equal_tokens_lose_nothing() -> None:
     coarse = torch.randn(1, 4, 4, 7, dtype=torch.float64)
     tokens = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
     slot = slots(tokens, 8, 8, 0.75)
-    torch.testing.assert_close(unmerge(merge(tokens, slot, 16), slot), tokens)
+    torch.testing.assert_close(unmerge(merge(tokens, slot), slot), tokens)
 
 
 @torch.no_grad()
@@ -182,6 +186,34 @@ def test_in_onnx_runtime() -> None:
         tokens = torch.randn(batch, 60, 8)
         found = session.run(None, {"tokens": tokens.numpy()})[0]
         np.testing.assert_allclose(found, attention(tokens).numpy(), rtol=1e-3, atol=1e-5)
+
+
+class OfTokens(nn.Module):
+    """A function of tokens as a network, for graphs."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor]:
+        return (self.function(tokens),)
+
+
+@torch.no_grad()
+def test_in_mnn(tmp_path: Path) -> None:
+    pytest.importorskip("MNN")
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 60, 8)
+
+    def through(tokens: Tensor) -> Tensor:
+        slot = slots(tokens, 6, 10, 0.5)
+        return unmerge(merge(tokens, slot), slot)
+
+    graph_mnn.export(OfTokens(through), (tokens,), tmp_path, None, list)
+    (found,) = graph_mnn.load(tmp_path, "float32", 1, None)((tokens,))
+    torch.testing.assert_close(found, through(tokens))
+    with pytest.raises(MachineError, match="MNN computes ReduceL2 wrongly"):
+        graph_mnn.export(OfTokens(F.normalize), (tokens,), tmp_path, None, list)
 
 
 def test_what_cannot_be_merged() -> None:

@@ -99,7 +99,7 @@ class Exported(nn.Module):
         backend = backends[self.options.runtime]
         module = self.held[0]
         options = {name: value for name, value in asdict(self.options).items() if name not in backend.AT_RUN}
-        versions = {name: version(name) for name in ("torch", "diffusers", *backend.PACKAGES)}
+        versions = {name: version(name) for name in ("miaobi", "torch", "diffusers", *backend.PACKAGES)}
         facts = options | {
             "part": self.name,
             "weights": graph_cache.weights_digest(module),

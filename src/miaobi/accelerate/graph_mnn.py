@@ -32,6 +32,8 @@ _WEIGHTS = f"{FILE}.weight"
 _FACTS = "facts.json"
 _BITS = {"int8-weights": "8", "int4-weights": "4"}
 # The command `mnnconvert` installs a package that reports conversions to its makers; this is what it calls.
+_WRONG = {"ReduceL2", "ScatterElements"}
+"""Operators that MNN 3.6.1 converts and computes wrongly, or crashes in."""
 _CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 
 
@@ -44,6 +46,9 @@ def export(
     graph_onnx.export(flat, inputs, folder, None, recorded)
     source = folder / graph_onnx.FILE
     graph = onnx.load(str(source), load_external_data=False).graph
+    wrong = sorted({one.op_type for one in graph.node} & _WRONG)
+    if wrong:
+        raise MachineError(f"MNN computes {', '.join(wrong)} wrongly; choose another runtime.")
     facts = {
         "inputs": [one.name for one in graph.input],
         "outputs": [one.name for one in graph.output],

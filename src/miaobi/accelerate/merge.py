@@ -7,11 +7,10 @@ token that went in. Nothing is random, and all sizes are known before: the netwo
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from miaobi.accelerate.copies import shared
 from miaobi.errors import InputError
@@ -27,10 +26,24 @@ def tokens_left(height: int, width: int, ratio: float) -> int:
     return count - min(int(ratio * count), sources)
 
 
-def slots(tokens: Tensor, height: int, width: int, ratio: float) -> Tensor:
-    """Which merged token each token goes into: (B, N), whole numbers from 0 below `tokens_left`.
+class Slots(NamedTuple):
+    """Where tokens go, as whole numbers; merged tokens are the sources that stay, then the destinations."""
 
-    `tokens` is (B, N, C), row after row of height × width; similar means of a small angle.
+    of_token: Tensor
+    """(B, N): the merged token that each goes into."""
+    destinations: Tensor
+    """(D): places of the destinations among the N."""
+    stay: Tensor
+    """(B, S): places of the sources that stay by themselves."""
+    go: Tensor
+    """(B, G): places of the sources that are merged away."""
+    into: Tensor
+    """(B, G): the destinations, from 0 below D, that they go into."""
+
+
+def slots(tokens: Tensor, height: int, width: int, ratio: float) -> Slots:
+    """Which tokens are merged: `tokens` is (B, N, C), row after row of height × width; similar means of a
+    small angle.
     """
     batch, count, _ = tokens.shape
     place = torch.arange(count, device=tokens.device).view(height, width)
@@ -38,38 +51,40 @@ def slots(tokens: Tensor, height: int, width: int, ratio: float) -> Tensor:
     source = torch.cat([place[::2, 1::2].flatten(), place[1::2].flatten()])
     kept = tokens_left(height, width, ratio) - len(destination)
 
-    unit = F.normalize(tokens, dim=-1)
+    # neither `normalize` nor `scatter`, which MNN computes wrongly
+    unit = tokens * tokens.square().sum(-1, keepdim=True).clamp(min=1e-24).rsqrt()
     likeness, nearest = (unit[:, source] @ unit[:, destination].mT).max(-1)
     order = likeness.argsort(-1, descending=True)
     gone = len(source) - kept
     # the first `gone` of the order go where their nearest destination goes, the others stay by themselves
-    ordered = torch.cat(
-        [
-            kept + nearest.gather(1, order[:, :gone]),
-            torch.arange(kept, device=order.device).expand(batch, -1),
-        ],
-        1,
-    )
-    of_source = torch.zeros_like(order).scatter(1, order, ordered)
+    into = nearest.gather(1, order[:, :gone])
+    alone = torch.arange(kept, device=order.device).expand(batch, -1)
+    of_source = torch.cat([kept + into, alone], 1).gather(1, order.argsort(-1))
     of_destination = torch.arange(kept, kept + len(destination), device=order.device).expand(batch, -1)
     raster = torch.cat([source, destination]).argsort()
-    return torch.cat([of_source, of_destination], 1)[:, raster]
+    of_token = torch.cat([of_source, of_destination], 1)[:, raster]
+    return Slots(of_token, destination, source[order[:, gone:]], source[order[:, :gone]], into)
 
 
-def merge(tokens: Tensor, slot: Tensor, left: int) -> Tensor:
-    """The mean of the tokens (B, N, C) of each slot: (B, left, C)."""
-    batch, _, width = tokens.shape
-    total = tokens.new_zeros(batch, left, width).scatter_add(1, slot[..., None].expand_as(tokens), tokens)
-    members = tokens.new_zeros(batch, left).scatter_add(1, slot, torch.ones_like(slot, dtype=tokens.dtype))
-    return total / members[..., None]
+def merge(tokens: Tensor, slot: Slots) -> Tensor:
+    """The mean of the tokens (B, N, C) of each slot: (B, merged tokens, C)."""
+    number = torch.arange(len(slot.destinations), device=tokens.device)
+    goes = (slot.into[:, None] == number[:, None]).to(tokens.dtype)
+    total = tokens[:, slot.destinations] + goes @ _rows(tokens, slot.go)
+    return torch.cat([_rows(tokens, slot.stay), total / (1 + goes.sum(-1, keepdim=True))], 1)
 
 
-def unmerge(merged: Tensor, slot: Tensor) -> Tensor:
-    """For each slot of (B, N) its merged token: (B, N, C)."""
-    batch, left, _ = merged.shape
-    first = torch.arange(batch, device=slot.device)[:, None] * left
+def unmerge(merged: Tensor, slot: Slots) -> Tensor:
+    """For each token its merged one: (B, N, C)."""
+    return _rows(merged, slot.of_token)
+
+
+def _rows(tokens: Tensor, places: Tensor) -> Tensor:
+    """Tokens (B, N, C) at places (B, K): (B, K, C)."""
+    batch, count, _ = tokens.shape
+    first = torch.arange(batch, device=places.device)[:, None] * count
     # rows of one matrix: one fast copy per token, on every runtime
-    return merged.flatten(0, 1)[slot + first]
+    return tokens.flatten(0, 1)[places + first]
 
 
 class Grid:
@@ -93,8 +108,7 @@ class MergedAttention:
         """`hidden_states` is (B, N, C); the arguments of `inner`."""
         height, width = self.grid.height, self.grid.width
         slot = slots(hidden_states, height, width, self.ratio)
-        merged = merge(hidden_states, slot, tokens_left(height, width, self.ratio))
-        return unmerge(self.inner(attn, merged, *args, **kwargs), slot)
+        return unmerge(self.inner(attn, merge(hidden_states, slot), *args, **kwargs), slot)
 
 
 def merged(unet: "UNet2DConditionModel", ratio: float) -> "UNet2DConditionModel":
