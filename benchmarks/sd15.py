@@ -14,6 +14,7 @@ of JSON.
 
 import gc
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,8 @@ def apart(folder: str, toml: str, steps: int, rounds: int, threads: int) -> dict
         [*command, "--threads", str(threads), "--worker", toml], capture_output=True, text=True, check=False
     )
     lines = child.stdout.strip().splitlines()
+    if child.returncode < 0:
+        return {"failed": f"ended by {signal.Signals(-child.returncode).name}"}
     if child.returncode or not lines:
         return {"failed": (child.stderr.strip().splitlines() or ["no output"])[-1][:300]}
     figures: dict[str, Any] = json.loads(lines[-1])
