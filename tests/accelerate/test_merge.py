@@ -108,9 +108,10 @@ def test_the_same_picture_alone_and_in_a_batch() -> None:
         torch.testing.assert_close(alone, slot.of_token[row], rtol=0, atol=0)
 
 
-def test_equal_tokens_lose_nothing() -> None:
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float64, 1), (torch.float16, 1000), (torch.float16, 0)])
+def test_equal_tokens_lose_nothing(dtype: torch.dtype, scale: float) -> None:
     torch.manual_seed(0)
-    coarse = torch.randn(1, 4, 4, 7, dtype=torch.float64)
+    coarse = (scale * torch.randn(1, 4, 4, 7)).to(dtype)
     tokens = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1, 2)
     slot = slots(tokens, 8, 8, 0.75)
     torch.testing.assert_close(unmerge(merge(tokens, slot), slot), tokens)

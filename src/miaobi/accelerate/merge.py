@@ -51,8 +51,9 @@ def slots(tokens: Tensor, height: int, width: int, ratio: float) -> Slots:
     source = torch.cat([place[::2, 1::2].flatten(), place[1::2].flatten()])
     kept = tokens_left(height, width, ratio) - len(destination)
 
-    # neither `normalize` nor `scatter`, which MNN computes wrongly
-    unit = tokens * tokens.square().sum(-1, keepdim=True).clamp(min=1e-24).rsqrt()
+    # neither `normalize` nor `scatter`, which MNN computes wrongly; squares of fp16 overflow
+    squares = tokens.float().square().sum(-1, keepdim=True)
+    unit = tokens * squares.clamp(min=1e-8).rsqrt().to(tokens.dtype)
     likeness, nearest = (unit[:, source] @ unit[:, destination].mT).max(-1)
     order = likeness.argsort(-1, descending=True)
     gone = len(source) - kept
