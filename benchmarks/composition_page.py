@@ -86,12 +86,13 @@ def _slower(journals: list[list[Line]]) -> str:
 def _section(head: Line, lines: list[Line]) -> str:
     machine, versions = head["machine"], head["versions"]
     model = head["model"]
+    rounds = " or ".join(str(one) for one in sorted({line["count"] for line in lines if "ratio" in line}))
     told = [
         f"## {head['name']}",
         f"{model['kind']}, {model['family']}, {model['backbone']}, "
         f"{model['parameters'] / 1e6:.1f} M parameters; as it is: {head['runs']}. "
         f"Measured {head['date']} on {head['system']}, {machine['cpus']} CPUs "
-        f"({', '.join(machine['features'])}), {head['rounds']} rounds, "
+        f"({', '.join(machine['features'])}), {rounds or 'no'} rounds, "
         f"load average before it {head['load']:g}; "
         + ", ".join(f"{name} {number}" for name, number in versions.items())
         + ".",
