@@ -164,7 +164,7 @@ def reason(error: RecipeError, model: str) -> str:
     return re.sub(r"\s+", " ", str(error).removeprefix(f"{model} cannot be changed so. "))
 
 
-def about(pipe: Any, name: str, rounds: int) -> Line:
+def about(pipe: Any, name: str) -> Line:
     """The first line of a journal: the model, the machine and the packages."""
     traits, versions = pipe.traits, {}
     for package in PACKAGES:
@@ -181,7 +181,6 @@ def about(pipe: Any, name: str, rounds: int) -> Line:
         "system": f"{platform.system()} {platform.machine()}",
         "date": date.today().isoformat(),
         "versions": versions,
-        "rounds": rounds,
         "load": round(os.getloadavg()[0], 1),
     }
 
@@ -211,7 +210,7 @@ def run(
     journal.mkdir(parents=True, exist_ok=True)
     lines = read_journal(path)
     if not lines:
-        append(path, about(pipe, name, rounds))
+        append(path, about(pipe, name))
     if os.getloadavg()[0] > machine.cpus() / 2:
         click.echo(
             f"{name}: this machine is busy (load {os.getloadavg()[0]:.1f}); figures are rough", err=True

@@ -1,13 +1,16 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from miaobi.accelerate.export import Storage, captioner_graph, decoder_graph, generator_graphs, to_onnx
+from miaobi.accelerate.exported import Exported, Options
+from miaobi.errors import MachineError
 from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
 from miaobi.models.autoregressive import AutoregressiveConfig
 from miaobi.models.captioning import Captioner
@@ -144,3 +147,18 @@ def test_a_generator_in_int8_stays_near_itself_in_fp32() -> None:
         drawn.append(session(graphs["denoiser.onnx"]).run(None, {**step, **found})[0])
     error = np.square(drawn[1] - drawn[0]).mean() / np.square(drawn[0]).mean()
     assert 0 < error < 1e-3
+
+
+def test_a_module_that_cannot_be_exported_says_what_of_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Chosen(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.view_as_real(torch.view_as_complex(x)[torch.tensor([1, 0])])
+
+    monkeypatch.setenv("MIAOBI_HOME", str(tmp_path))
+    options = Options("onnxruntime", "float32", None, 1, "")
+    exported = Exported("denoiser", Chosen(), options, lambda _: [], print)
+    with pytest.raises(MachineError, match=r"aten\.index.*complex-valued.*choose another runtime") as caught:
+        exported(torch.randn(2, 3, 2))
+    assert "\x1b" not in str(caught.value)

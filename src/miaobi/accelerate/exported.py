@@ -4,6 +4,7 @@ A graph has fixed shapes, which makes it faster; each new set of shapes (another
 its own, exported when it is first called and kept on disk (`accelerate.graph_cache`).
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -126,7 +127,7 @@ class Exported(nn.Module):
         except Exception as error:  # exporters and runtimes share no base class
             raise MachineError(
                 f"{self.name} cannot be run by {self.options.runtime}: {type(error).__name__}: "
-                f"{_first_line(error)}; choose another runtime."
+                f"{_why(error)}; choose another runtime."
             ) from error
         files = sum(one.stat().st_size for one in folder.iterdir())
         self.graph_bytes = max(self.graph_bytes, files)
@@ -173,5 +174,8 @@ def _kind(leaf: Any) -> Any:
     return (tuple(leaf.shape), str(leaf.dtype)) if isinstance(leaf, Tensor) else repr(leaf)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:300]
+def _why(error: BaseException) -> str:
+    """What the innermost cause says, without a terminal's colours: exporters wrap it in advice."""
+    while error.__cause__:
+        error = error.__cause__
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]
