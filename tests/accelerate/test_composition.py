@@ -88,6 +88,18 @@ def test_what_hurts_is_refused_with_its_figure_and_may_be_tried(known: list[Row]
     assert check(TRAITS, (INT8,), measured=False).quantized == "int8-weights"
 
 
+def test_the_figures_are_those_of_the_model_nearest_in_size(
+    known: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def group(parameters: int, low: float, high: float) -> Group:
+        rows = (row(None, INT8, low, high),)
+        return Group("diffusers", "diffusion", "unet", "cpu", 64, parameters, FEATURES, 2, rows)
+
+    monkeypatch.setattr(composition, "groups", lambda: (group(800_000, 3, 4), group(1_100_000, 1.2, 1.4)))
+    with pytest.raises(RecipeError, match=r"measured 1\.30 x slower"):
+        check(TRAITS, (INT8,))
+
+
 def test_a_row_of_the_pair_outweighs_the_step_alone(known: list[Row]) -> None:
     known += [row(None, INT8, 1.2, 1.4), row(Steps(2), INT8, 0.5, 0.6)]
     check(TRAITS, (Steps(2), INT8))

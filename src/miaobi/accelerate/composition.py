@@ -132,12 +132,12 @@ def measured_reason(traits: Traits, before: Sequence[Step], step: Step) -> str |
     """Why `step` after the steps `before` was measured to be worth nothing, or None.
 
     Rows of the step after one of those before count; where there are none, its row alone. One that helped is
-    enough for no objection.
+    enough for no objection. The figures told are those of the model nearest in size.
     """
+    alike = [one for one in groups() if one.fits(traits)]
     about = [
         row
-        for group in groups()
-        if group.fits(traits)
+        for group in sorted(alike, key=lambda one: abs(one.parameters - traits.parameters))
         for row in group.rows
         if row.second == step and row.runtime == traits.runtime
     ]
