@@ -35,7 +35,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from composition_page import page
-from miaobi.accelerate import machine
+from miaobi import machine
 from miaobi.accelerate.composition import FORMAT, TABLE, verdict
 from miaobi.accelerate.recipe import (
     Batch,

@@ -36,7 +36,7 @@ from families_runs import (
     train,
     training,
 )
-from miaobi.accelerate import machine
+from miaobi import machine
 from miaobi.accelerate.bundles import save
 from miaobi.bundle import Bundle
 from miaobi.errors import InputError, MiaobiError

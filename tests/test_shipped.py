@@ -5,13 +5,14 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import miaobi
-from miaobi import Pipeline, cli
+from miaobi import Pipeline, cli, machine
 from miaobi.bundle import SHIPPED, Bundle
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +50,19 @@ def test_every_style_draws_a_thing_on_a_transparent_ground(pipe: Pipeline, style
     seen = (pixels[..., 3] > 128).mean(axis=(1, 2))
     assert ((seen > 0.1) & (seen < 0.95)).all()
     assert (pixels[:, :2, :2, 3] < 128).all()
+
+
+def test_matrices_in_int8_are_widened_where_the_cpu_has_no_int8_product(
+    pipe: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for features in ({"avx2"}, {"avx2", "avx512_vnni"}):
+        monkeypatch.setattr(machine, "cpu_features", partial(frozenset, features))
+        made.append(miaobi.load(threads=1).generate(["red apple", "猫"], seed=1))
+    wide, narrow = made
+    assert wide.receipt.dtype == f"{pipe.bundle.dtype} (multiplied as float32)"
+    assert narrow.receipt.dtype == pipe.bundle.dtype
+    assert 0 < np.abs(wide.pixels.astype(float) - narrow.pixels).mean() < 2
 
 
 @pytest.mark.parametrize(

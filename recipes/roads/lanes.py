@@ -28,8 +28,7 @@ from tqdm import tqdm
 from unet import Labelled, iou, train
 from words import words
 
-from miaobi import images
-from miaobi.accelerate import machine
+from miaobi import images, machine
 from miaobi.drawing import After
 from miaobi.errors import DataError, InputError, MiaobiError
 from miaobi.files import atomic_write

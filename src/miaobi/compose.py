@@ -5,7 +5,6 @@ import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from PIL import Image
@@ -71,6 +70,10 @@ def save_ora(path: str | os.PathLike[str], layers: Sequence[Layer], size_px: int
 
     Raises what `files.atomic_write` raises.
     """
+    from xml.sax.saxutils import (
+        quoteattr,  # brings urllib and http along: a tenth of a first picture's import
+    )
+
     merged = to_picture(composite(layers, size_px))
     rows = [
         f'<layer name={quoteattr(layer.name)} src="data/{index}.png" x="{layer.left_px}" y="{layer.top_px}"/>'

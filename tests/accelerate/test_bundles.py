@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from miaobi import machine
 from miaobi.accelerate import (
     Batch,
     Compile,
@@ -25,7 +26,6 @@ from miaobi.accelerate import (
     TinyDecoder,
     apply,
     check,
-    machine,
 )
 from miaobi.accelerate.bundles import save
 from miaobi.accelerate.export import assemble

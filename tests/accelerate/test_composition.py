@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miaobi.accelerate import composition, machine
+from miaobi import machine
+from miaobi.accelerate import composition
 from miaobi.accelerate.composition import Group, Row, groups, verdict
 from miaobi.accelerate.recipe import (
     ChannelsLast,

@@ -15,6 +15,7 @@ from miaobi.models.autoencoder import Autoencoder, AutoencoderConfig
 from miaobi.models.autoregressive import AutoregressiveConfig
 from miaobi.models.captioning import Captioner
 from miaobi.models.diffusion import BackboneConfig, Condition, Diffusion
+from miaobi.runtimes.onnx import AS_FLOATS, OnnxModel
 
 TINY = BackboneConfig(
     styles=3, latent_shape=(4, 4, 4), text_width=8, neighbours=2, width=16, depth=2, heads=2
@@ -104,17 +105,26 @@ class Linear(nn.Module):
         return self.linear(*inputs)  # type: ignore[no-any-return]
 
 
-def test_int8_matrices_are_multiplied_in_int8_and_keep_small_columns() -> None:
+@pytest.mark.parametrize(("as_floats", "product"), [(False, "MatMulNBits"), (True, "MatMul")])
+def test_int8_matrices_are_multiplied_as_asked_and_keep_small_columns(
+    as_floats: bool, product: str, tmp_path: Path
+) -> None:
     x = torch.randn(2, 3, 64)
     small, full = (to_onnx(Linear(), {"x": x}, ("y",), {"x": {0: "batch"}}, s) for s in ("int8", "fp32"))
     assert len(small) < 0.4 * len(full)
-    assert [node.op_type for node in onnx.load_from_string(small).graph.node if "MatMul" in node.op_type] == [
-        "MatMulNBits"
-    ]
-    drawn, expected = (session(graph).run(None, {"x": x.numpy()})[0] for graph in (small, full))
+    (tmp_path / "small.onnx").write_bytes(small)
+    drawn = OnnxModel(tmp_path / "small.onnx", as_floats=as_floats)(x=x.numpy())["y"]
+    expected = session(full).run(None, {"x": x.numpy()})[0]
     for column in (0, 1):
         scale = np.abs(expected[..., column]).max()
         np.testing.assert_allclose(drawn[..., column], expected[..., column], atol=0.04 * scale)
+
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "run.onnx")
+    if as_floats:
+        options.add_session_config_entry(*AS_FLOATS)
+    ort.InferenceSession(small, options)
+    assert [node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node] == [product]
 
 
 def test_a_generator_in_int8_stays_near_itself_in_fp32() -> None:

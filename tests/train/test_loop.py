@@ -59,6 +59,22 @@ def test_a_resumed_run_repeats_the_curve_of_one_never_stopped(tmp_path: Path, op
     assert straight[-1] < straight[0]
 
 
+def test_muon_in_fp32_updates_as_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, moved = schedule(steps=1, warmup=0, optimizer="muon", muon_lr=1.0), []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("miaobi.train.muon.precision", lambda choice, on, dtype=dtype: dtype)
+        model = nn.Linear(96, 64)
+        before = nn.init.zeros_(model.weight).clone()
+        optimiser = loop.make_optimizer(model, plan)
+        torch.manual_seed(0)
+        model.weight.grad = torch.randn(64, 96)
+        optimiser.step()
+        moved.append((model.weight - before).detach())
+    in_fp32, in_bf16 = moved
+    assert not torch.equal(in_fp32, in_bf16)
+    assert (in_fp32 - in_bf16).norm() < 0.02 * in_fp32.norm()
+
+
 def test_the_average_is_an_exponential_moving_average() -> None:
     plan, line = schedule(steps=4, ema=0.5), Line()
     state = loop.start(line.model, plan)

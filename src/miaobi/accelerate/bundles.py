@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from miaobi.accelerate import machine
+from miaobi import machine
 from miaobi.accelerate.recipe import (
     Batch,
     Compile,

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from miaobi.accelerate import machine
+from miaobi import machine
 from miaobi.accelerate.recipe import (
     Distill,
     Precision,

@@ -1,8 +1,8 @@
 """PyTorch parts to a bundle of small ONNX graphs.
 
-Weights are stored as int8, or as fp16. A transformer's int8 matrices are also multiplied in int8
-(`quantize_matrices`); everything else is turned back to fp32 by nodes that the runtime folds once when it
-loads the graph: small on disk, and computed in fp32.
+Weights are stored as int8, or as fp16, and turned back to fp32 by nodes that the runtime folds once when it
+loads the graph: small on disk, and computed in fp32. Matrices in int8 may be multiplied so as well
+(`runtimes/onnx.py`).
 """
 
 import json
@@ -12,12 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from miaobi.accelerate.graphs import quiet, weights_in_integers
+from miaobi.accelerate.graphs import quiet
 from miaobi.bundle import Bundle, write_bundle
 from miaobi.models.autoencoder import Autoencoder
 from miaobi.models.autoregressive import Autoregressive
@@ -32,7 +33,7 @@ Storage = Literal["int8", "fp16", "fp32"]
 Generator = Diffusion | Gan | Vae | Autoregressive
 OPSET = 23
 _SMALL = 1024  # weights with fewer values stay fp32
-_BLOCK = 64  # values that share a scale where matrices are multiplied in int8
+_BLOCK = 64  # rows of a matrix in int8 that share a scale
 
 
 class Method(nn.Module):
@@ -178,20 +179,9 @@ def to_onnx(
         )
         graph = onnx.load(str(path))
     _forget_origin(graph)
-    if storage == "int8":
-        graph = quantize_matrices(graph)
     shrink(graph, storage)
     onnx.checker.check_model(graph)
     return bytes(graph.SerializeToString())
-
-
-def quantize_matrices(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its constant matrices in int8, to be multiplied in int8: `MatMulNBits`, with a scale for
-    every 64 weights and activations rounded as they come.
-
-    A step of a small transformer reads each weight for a few tokens only, so bytes are its price.
-    """
-    return weights_in_integers(model, bits=8, block_size=_BLOCK, accuracy_level=4)
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:
@@ -206,13 +196,14 @@ def _forget_origin(model: onnx.ModelProto) -> None:
 def shrink(model: onnx.ModelProto, storage: Storage) -> None:
     """Store the large fp32 weights of a graph as int8 or fp16 in place, with the nodes that turn them back.
 
-    int8 is symmetric with one scale per output channel: axis 0 of a convolution's kernel, the last axis of a
-    matrix.
+    int8 is symmetric, with a scale for every 64 rows of each column where matrices are multiplied, otherwise
+    one per output channel: axis 0 of a convolution's kernel, the last axis of a table.
     """
     if storage == "fp32":
         return
     kernels = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
     kernels |= {node.input[1] for node in model.graph.node if node.op_type == "Gemm" and _transposed(node)}
+    matrices = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
     nodes, kept = [], []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
@@ -224,6 +215,15 @@ def shrink(model: onnx.ModelProto, storage: Storage) -> None:
             kept.append(numpy_helper.from_array(values.astype(np.float16), stored))
             nodes.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
             continue
+        if tensor.name in matrices and values.ndim == 2:
+            small, scale = _in_blocks(values)
+            kept.append(numpy_helper.from_array(small, stored))
+            kept.append(numpy_helper.from_array(scale, f"{tensor.name}.scale"))
+            inputs = [stored, f"{tensor.name}.scale"]
+            nodes.append(
+                helper.make_node("DequantizeLinear", inputs, [tensor.name], axis=0, block_size=_BLOCK)
+            )
+            continue
         over = tuple(range(1, values.ndim)) if tensor.name in kernels else tuple(range(values.ndim - 1))
         scale = np.maximum(np.abs(values).max(axis=over, keepdims=True), 1e-12) / 127
         kept.append(numpy_helper.from_array(np.rint(values / scale).astype(np.int8), stored))
@@ -234,6 +234,15 @@ def shrink(model: onnx.ModelProto, storage: Storage) -> None:
     del model.graph.initializer[:], model.graph.node[:]
     model.graph.initializer.extend(kept)
     model.graph.node.extend(everything)
+
+
+def _in_blocks(matrix: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """int8 (rows, columns) of a matrix and the scales (blocks, columns) of every `_BLOCK` rows."""
+    rows, columns = matrix.shape
+    blocks = np.pad(matrix, ((0, -rows % _BLOCK), (0, 0))).reshape(-1, _BLOCK, columns)
+    scale = np.maximum(np.abs(blocks).max(axis=1), 1e-12) / 127
+    small = np.rint(blocks / scale[:, None]).astype(np.int8)
+    return small.reshape(-1, columns)[:rows], scale.astype(np.float32)
 
 
 def _transposed(gemm: onnx.NodeProto) -> bool:

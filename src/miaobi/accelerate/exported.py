@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
-from miaobi.accelerate import graph_cache, machine
+from miaobi import machine
+from miaobi.accelerate import graph_cache
 from miaobi.errors import MachineError
 from miaobi.traits import DType
 

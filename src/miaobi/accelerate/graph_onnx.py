@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from miaobi.accelerate.graphs import quiet
-from miaobi.accelerate.machine import int8_overflows
 from miaobi.errors import MachineError
+from miaobi.machine import int8_overflows
 from miaobi.traits import DType
 
 Inputs = tuple[Tensor, ...]

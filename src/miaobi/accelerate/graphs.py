@@ -9,14 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
-from onnx import helper, numpy_helper
 
-from miaobi.accelerate.machine import int8_overflows
 from miaobi.errors import MachineError
+from miaobi.machine import int8_overflows
+from miaobi.runtimes.onnx import AS_FLOATS
 from miaobi.traits import RuntimeName
 
 Inputs = Mapping[str, npt.NDArray[Any]]
@@ -29,36 +28,11 @@ def plain(path: Path) -> onnx.ModelProto:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
+    options.add_session_config_entry(*AS_FLOATS)
     with TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        model = onnx.load(options.optimized_model_filepath)
-    return _unpacked(model)
-
-
-def _unpacked(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`MatMulNBits` of 8 bits as `MatMul`."""
-    graph, used = model.graph, set()
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    nodes, made = [], []
-    for node in graph.node:
-        if node.op_type != "MatMulNBits":
-            nodes.append(node)
-            continue
-        is_ = {one.name: one.i for one in node.attribute}
-        columns, block = is_["N"], is_["block_size"]
-        stored, scale = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
-        values = (stored.reshape(columns, -1, block).astype(np.float32) - 128) * scale.reshape(columns, -1, 1)
-        name = f"{node.input[1]}.plain"
-        matrix = np.ascontiguousarray(values.reshape(columns, -1)[:, : is_["K"]].T)
-        made.append(numpy_helper.from_array(matrix, name))
-        nodes.append(helper.make_node("MatMul", [node.input[0], name], node.output, node.name))
-        used |= set(node.input[1:3])
-    kept = [tensor for tensor in graph.initializer if tensor.name not in used]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(kept + made)
-    return model
+        return onnx.load(options.optimized_model_filepath)
 
 
 def quantized(

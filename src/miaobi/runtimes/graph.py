@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 import numpy.typing as npt
 
 from miaobi.bundle import Bundle
+from miaobi.machine import lacks_int8
 from miaobi.runtimes import onnx
 from miaobi.sampling import timesteps
 from miaobi.traits import BUNDLE_RUNTIMES, DType, RuntimeName, Traits
@@ -57,6 +58,13 @@ def is_whole(bundle: Bundle, running: Running) -> bool:
     )
 
 
+def as_floats(bundle: Bundle, running: Running) -> bool:
+    """Whether ONNX Runtime multiplies in fp32 what a bundle stores in int8: faster on a CPU without an int8 dot
+    product (docs/decisions/0016). What a recipe quantized stays in int8.
+    """
+    return running.device == "cpu" and bundle.quantized is None and lacks_int8()
+
+
 HERE = ("text", "encoder", "captioner")
 """Graphs that always run on ONNX Runtime: bundles hold no PyTorch weights of them, and a text of every length
 or caption would be another graph to compile for OpenVINO."""
@@ -93,7 +101,8 @@ def open_graph(bundle: Bundle, name: str, running: Running) -> Graph:
         from miaobi.runtimes.torch import TorchModel
 
         return TorchModel(bundle, name, running)
-    return onnx.OnnxModel(bundle.path(f"{name}.onnx"), running.threads, running.device)
+    floats = as_floats(bundle, running)
+    return onnx.OnnxModel(bundle.path(f"{name}.onnx"), running.threads, running.device, floats)
 
 
 def runtime_name(running: Running) -> str:
@@ -114,6 +123,8 @@ def dtype_name(bundle: Bundle, running: Running) -> str:
     """The arithmetic that runs: the graphs' own, unless the weights or the runtime were told another."""
     as_exported = running.runtime != "torch" and running.dtype == "float32"
     dtype = bundle.dtype if as_exported else running.dtype
+    if as_exported and running.runtime == "onnxruntime" and "int8" in dtype and as_floats(bundle, running):
+        dtype += " (multiplied as float32)"
     quantized = running.quantized or bundle.quantized
     if quantized and quantized not in dtype:
         dtype = f"{quantized}, the rest {dtype}"

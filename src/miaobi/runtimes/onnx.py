@@ -11,6 +11,9 @@ from miaobi.errors import BundleError, InputError, MachineError
 
 Array = npt.NDArray[Any]
 
+AS_FLOATS = ("session.disable_quant_qdq", "1")
+"""The setting with which ONNX Runtime turns weights in int8 back once, when it loads a graph. Otherwise it
+multiplies them in int8, activations rounded as they come (`MatMulNBits`)."""
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -39,18 +42,27 @@ class OnnxModel:
         path: an `.onnx` file.
         threads: threads of one operator, 0 = as many as there are physical cores.
         device: "cpu" or "cuda", as `pick_device` answers.
+        as_floats: multiply in fp32 what is stored in int8.
 
     Raises:
         BundleError: the file is no graph that the runtime can run.
     """
 
-    def __init__(self, path: str | os.PathLike[str], threads: int = 0, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        threads: int = 0,
+        device: str = "cpu",
+        as_floats: bool = False,
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only
         # idle threads of one graph must not spin while the next graph runs
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if as_floats:
+            options.add_session_config_entry(*AS_FLOATS)
         self._name = os.path.basename(path)
         try:
             self._session = ort.InferenceSession(os.fspath(path), options, providers=[_PROVIDERS[device]])

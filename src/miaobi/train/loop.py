@@ -160,7 +160,7 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimize
             fused=True,
         )
     else:
-        from pytorch_optimizer import Muon
+        from miaobi.train.muon import Muon
 
         names = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         matrix = [p for p in parameters if p.ndim >= 2 and p.numel() >= 4096 and id(p) not in names]

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from miaobi.accelerate.machine import cpu_features, cpus
+from miaobi.machine import cpu_features, cpus
 
 _RUNTIMES = ("torch", "onnxruntime", "openvino", "mnn", "diffusers", "torchao")
 

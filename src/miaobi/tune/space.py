@@ -11,7 +11,6 @@ from functools import cached_property, lru_cache
 from itertools import product
 from typing import Literal
 
-from miaobi.accelerate.machine import cpus, lacks_bf16
 from miaobi.accelerate.recipe import (
     Batch,
     Cache,
@@ -32,6 +31,7 @@ from miaobi.accelerate.recipe import (
     TinyDecoder,
 )
 from miaobi.accelerate.rules import check
+from miaobi.machine import cpus, lacks_bf16
 from miaobi.traits import RUNTIMES, Traits
 
 Objective = Literal["latency", "throughput", "memory", "size"]

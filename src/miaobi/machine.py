@@ -33,12 +33,17 @@ def cpu_features(path: Path = CPUINFO) -> frozenset[str]:
     return frozenset(told.partition(":")[2].split()) & _DECIDING
 
 
+def lacks_int8() -> bool:
+    """Whether the CPU is known to have no int8 dot product."""
+    features = cpu_features()
+    return bool(features) and not features & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+
+
 def int8_overflows() -> bool:
     """Whether the CPU adds two int8 products in 16 bits, which overflows where weights use all 8 bits (x86
     without an int8 dot product); 7-bit weights, ONNX Runtime's `reduce_range`, do not.
     """
-    features = cpu_features()
-    return "avx2" in features and not features & {"avx512_vnni", "avx_vnni", "amx_int8"}
+    return "avx2" in cpu_features() and lacks_int8()
 
 
 def lacks_bf16() -> bool:
