@@ -59,8 +59,8 @@ def is_whole(bundle: Bundle, running: Running) -> bool:
 
 
 def as_floats(bundle: Bundle, running: Running) -> bool:
-    """Whether ONNX Runtime multiplies in fp32 what a bundle stores in int8: faster on a CPU without an int8 dot
-    product (docs/decisions/0016). What a recipe quantized stays in int8.
+    """Whether ONNX Runtime multiplies in fp32 what a bundle stores in int8: faster on a CPU without an int8
+    dot product (docs/decisions/0016). What a recipe quantized stays in int8.
     """
     return running.device == "cpu" and bundle.quantized is None and lacks_int8()
 
