@@ -144,7 +144,8 @@ class Memory:
         }
         with atomic_write(tensors) as file:
             file.write(save(arrays))
-        text = json.dumps({"concepts": list(self.concepts), "ids": list(self.ids)}, ensure_ascii=False)
+        content = {"concepts": list(self.concepts), "ids": list(self.ids)}
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         with atomic_write(names) as file:
             file.write(text.encode())
 

@@ -71,7 +71,7 @@ def extend_tokenizer(path: Path, words: Iterable[str], out: Path) -> None:
                 [word, sum(scores[piece] for piece in pieces) + floor * (len(pieces) < len(cut)) + 0.1]
             )
     with atomic_write(out) as file:
-        file.write(json.dumps(data, ensure_ascii=False).encode())
+        file.write(json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def rare_words(
