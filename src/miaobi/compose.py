@@ -70,9 +70,7 @@ def save_ora(path: str | os.PathLike[str], layers: Sequence[Layer], size_px: int
 
     Raises what `files.atomic_write` raises.
     """
-    from xml.sax.saxutils import (
-        quoteattr,  # brings urllib and http along: a tenth of a first picture's import
-    )
+    from xml.sax.saxutils import quoteattr  # here, as it brings urllib along
 
     merged = to_picture(composite(layers, size_px))
     rows = [
