@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from miaobi.errors import TrainingError
-from miaobi.train import loop
+from miaobi.train import loop, muon
 from miaobi.train.drive import drive
 
 
@@ -62,7 +62,7 @@ def test_a_resumed_run_repeats_the_curve_of_one_never_stopped(tmp_path: Path, op
 def test_muon_in_fp32_updates_as_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, moved = schedule(steps=1, warmup=0, optimizer="muon", muon_lr=1.0), []
     for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr("miaobi.train.muon.precision", lambda choice, on, dtype=dtype: dtype)
+        monkeypatch.setattr(muon, "precision", lambda choice, on, dtype=dtype: dtype)
         model = nn.Linear(96, 64)
         before = nn.init.zeros_(model.weight).clone()
         optimiser = loop.make_optimizer(model, plan)
