@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024) in the precision that the device is fast in.
 
 It orthogonalises an update by matrix products in bf16, which a CPU without bf16 works out one number at a
-time: a step of a distillation took 34 s, with AdamW 2.
+time: 30 s for the generator's ten million weights, where fp32 takes 0.8.
 """
 
 from typing import Any
