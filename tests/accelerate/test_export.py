@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,20 +56,24 @@ def test_generator_in_onnx_runtime_against_torch() -> None:
     np.testing.assert_allclose(drawn, velocity.numpy(), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("storage", "tolerance"), [("fp32", 1e-4), ("fp16", 5e-3), ("int8", 5e-2)])
+@pytest.mark.parametrize(("storage", "tolerance"), [("fp32", 1e-4), ("fp16", 5e-3), ("int8", 1e-2)])
 def test_decoder_in_every_storage_against_torch(storage: Storage, tolerance: float) -> None:
+    """Its last kernels, which are small, stay in fp16 where the large ones are int8."""
     torch.manual_seed(0)
     config = AutoencoderConfig(
-        channels=(16, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent_channels=4
+        channels=(16, 80), encoder_blocks=(1, 1), decoder_blocks=(1, 1), latent_channels=4
     )
     model = Autoencoder(config).eval()
     latents = torch.randn(3, 4, 4, 4)
     with torch.no_grad():
         expected = model.decode(latents).numpy()
-    drawn = session(decoder_graph(model, storage, 4)["decoder.onnx"]).run(None, {"latents": latents.numpy()})[
-        0
-    ]
+    graph = decoder_graph(model, storage, 4)["decoder.onnx"]
+    drawn = session(graph).run(None, {"latents": latents.numpy()})[0]
     np.testing.assert_allclose(drawn, expected, atol=tolerance * np.abs(expected).max())
+    sizes = {math.prod(t.dims): t.data_type for t in onnx.load_from_string(graph).graph.initializer}
+    if storage == "int8":
+        assert sizes[80 * 80 * 9] == onnx.TensorProto.INT8
+        assert sizes[16 * 16 * 9] == onnx.TensorProto.FLOAT16
 
 
 def test_a_captioner_in_int8_against_torch() -> None:

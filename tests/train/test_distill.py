@@ -133,6 +133,16 @@ def test_a_discriminator_learns_beside_the_student(pairs: Pairs, model: Diffusio
         distill.discriminator_of({**table, "width": 16}, model)
 
 
+def test_several_teachers_teach_as_the_mean_of_their_weights(model: Diffusion) -> None:
+    twice = Diffusion(model.backbone)
+    twice.load_state_dict({name: 2 * value for name, value in model.state_dict().items()})
+    expected = {name: 1.5 * value for name, value in model.state_dict().items()}
+    torch.testing.assert_close(dict(distill.mean_of([model, twice]).state_dict()), expected)
+    other = Diffusion(replace(model.backbone, depth=1 + model.backbone.depth))
+    with pytest.raises(InputError, match="differ in size"):
+        distill.mean_of([model, other])
+
+
 def test_a_student_like_its_teacher_starts_as_it_is(model: Diffusion) -> None:
     student, told = distill.student_of(model, {})
     assert told == "starts from the weights of the teacher"

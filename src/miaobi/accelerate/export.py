@@ -33,7 +33,8 @@ Storage = Literal["int8", "fp16", "fp32"]
 Generator = Diffusion | Gan | Vae | Autoregressive
 OPSET = 23
 _SMALL = 1024  # weights with fewer values stay fp32
-_BLOCK = 64  # rows of a matrix in int8 that share a scale
+_KERNEL = 40_000  # kernels with fewer values stay fp16: in int8 a decoder's last ones show in every flat area
+_BLOCK = 128  # rows of a matrix in int8 that share a scale
 
 
 class Method(nn.Module):
@@ -196,8 +197,8 @@ def _forget_origin(model: onnx.ModelProto) -> None:
 def shrink(model: onnx.ModelProto, storage: Storage) -> None:
     """Store the large fp32 weights of a graph as int8 or fp16 in place, with the nodes that turn them back.
 
-    int8 is symmetric, with a scale for every 64 rows of each column where matrices are multiplied, otherwise
-    one per output channel: axis 0 of a convolution's kernel, the last axis of a table.
+    int8 is symmetric, with a scale for every 128 rows of each column where matrices are multiplied, otherwise
+    one per output channel: axis 0 of a kernel (small ones stay in fp16), the last axis of a table.
     """
     if storage == "fp32":
         return
@@ -211,7 +212,8 @@ def shrink(model: onnx.ModelProto, storage: Storage) -> None:
             kept.append(tensor)
             continue
         stored = f"{tensor.name}.stored"
-        if storage == "fp16" or values.ndim < 2:
+        fine = tensor.name in kernels and values.size < _KERNEL
+        if storage == "fp16" or values.ndim < 2 or fine:
             kept.append(numpy_helper.from_array(values.astype(np.float16), stored))
             nodes.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
             continue

@@ -207,15 +207,17 @@ class DistillTask:
 def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     """Distil as `recipe` says.
 
-    Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder;
-    `paths`, how many pictures the teacher draws; `steps` of the student; `substeps` of the teacher in each;
-    `walks`, fewer steps that parts of a batch are walked in, see `DistillTask`; `guidance`; the tables
-    `student`, see `student_of`, `matching`, see `Matching`, and `discriminator`, see `discriminator_of`;
-    `start_from`, the folder of a student to start from instead of the teacher; `judge`, a trained
-    classifier's folder, for R-precision and FID in the reports.
+    Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder,
+    or a list of some alike, which teach as the mean of their weights; `paths`, how many pictures the teacher
+    draws; `steps` of the student; `substeps` of the teacher in each; `walks`, fewer steps that parts of a
+    batch are walked in, see `DistillTask`; `guidance`; the tables `student`, see `student_of`, `matching`,
+    see `Matching`, and `discriminator`, see `discriminator_of`; `start_from`, the folder of a student to
+    start from instead of the teacher; `judge`, a trained classifier's folder, for R-precision and FID in the
+    reports.
     """
-    teacher = _diffusion(Path(recipe["teacher"]))
-    _, teacher_recipe = loop.load_model(Path(recipe["teacher"]))
+    folders = [recipe["teacher"]] if isinstance(recipe["teacher"], str) else recipe["teacher"]
+    teacher = mean_of([_diffusion(Path(folder)) for folder in folders])
+    _, teacher_recipe = loop.load_model(Path(folders[0]))
     table = recipe.get("student", {})
     start = None if resume else recipe.get("start_from")
     student, told = student_of(_diffusion(Path(start)) if start else teacher, table, start or "the teacher")
@@ -241,6 +243,21 @@ def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     discriminator = discriminator_of(recipe["discriminator"], student) if "discriminator" in recipe else None
     task = DistillTask(student, pairs, paths, recipe.get("walks", ()), matching, judge, discriminator)
     drive(task, kept, out, resume)
+
+
+def mean_of(models: Sequence[Diffusion]) -> Diffusion:
+    """The first of some models, with the mean of all their weights (Wortsman et al. 2022, "Model soups",
+    arXiv:2203.05482).
+
+    Raises:
+        InputError: they differ in size.
+    """
+    first = models[0]
+    if unlike := [model.backbone for model in models if model.backbone != first.backbone]:
+        raise InputError(f"teachers differ in size: {first.backbone} and {unlike[0]}; name some of one size")
+    weights = [model.state_dict() for model in models]
+    first.load_state_dict({name: sum(one[name] for one in weights) / len(models) for name in weights[0]})
+    return first
 
 
 def student_of(
