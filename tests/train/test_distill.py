@@ -185,7 +185,7 @@ def test_a_recipe_distils_into_a_student_and_goes_on(
     loop.save_model(tmp_path / "teacher", Diffusion(config).state_dict(), {"model": asdict(config)})
     monkeypatch.setattr(Sources, "load", lambda recipe: pairs.sources)
     recipe = {
-        "teacher": str(tmp_path / "teacher"),
+        "teacher": [str(tmp_path / "teacher")] * 2,
         "student": {"width": 8},
         "paths": 256,
         "steps": 1,

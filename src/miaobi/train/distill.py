@@ -6,7 +6,7 @@ own strides and is pulled to those places, errors of its earlier strides include
 distillation (Salimans & Ho 2022, arXiv:2202.00512) in one go, on whole paths, with guidance folded in (Meng
 et al. 2023, arXiv:2210.03142). A classifier of real pictures may pull it further (`matching`), and so may a
 GAN's discriminator that tells its pictures from real ones (Sauer et al. 2023, "Adversarial diffusion
-distillation", arXiv:2311.17042).
+distillation", arXiv:2311.17042). A student that so outgrew its teacher can teach itself to take fewer steps.
 """
 
 import copy
@@ -207,20 +207,23 @@ class DistillTask:
 def train(recipe: Mapping[str, Any], out: Path, resume: bool) -> None:
     """Distil as `recipe` says.
 
-    Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder,
-    or a list of some alike, which teach as the mean of their weights; `paths`, how many pictures the teacher
-    draws; `steps` of the student; `substeps` of the teacher in each; `walks`, fewer steps that parts of a
-    batch are walked in, see `DistillTask`; `guidance`; the tables `student`, see `student_of`, `matching`,
-    see `Matching`, and `discriminator`, see `discriminator_of`; `start_from`, the folder of a student to
-    start from instead of the teacher; `judge`, a trained classifier's folder, for R-precision and FID in the
-    reports.
+    Besides `schedule` and what a generator's recipe says of its sources: `teacher`, the generator's folder;
+    `start_from`, the folder of a student to start from instead of the teacher; either may be a list of
+    folders of one size, and is the mean of their weights then; `paths`, how many pictures the teacher draws;
+    `steps` of the student; `substeps` of the teacher in each; `walks`, fewer steps that parts of a batch are
+    walked in, see `DistillTask`; `guidance`; the tables `student`, see `student_of`, `matching`, see
+    `Matching`, and `discriminator`, see `discriminator_of`; `judge`, a trained classifier's folder, for
+    R-precision and FID in the reports.
     """
-    folders = [recipe["teacher"]] if isinstance(recipe["teacher"], str) else recipe["teacher"]
-    teacher = mean_of([_diffusion(Path(folder)) for folder in folders])
-    _, teacher_recipe = loop.load_model(Path(folders[0]))
-    table = recipe.get("student", {})
-    start = None if resume else recipe.get("start_from")
-    student, told = student_of(_diffusion(Path(start)) if start else teacher, table, start or "the teacher")
+    teachers, table = _folders(recipe["teacher"]), recipe.get("student", {})
+    teacher = mean_of([_diffusion(folder) for folder in teachers])
+    _, teacher_recipe = loop.load_model(teachers[0])
+    if "start_from" in recipe and not resume:
+        starts = _folders(recipe["start_from"])
+        name = " and ".join(map(str, starts))
+        student, told = student_of(mean_of([_diffusion(folder) for folder in starts]), table, name)
+    else:
+        student, told = student_of(teacher, table)
     if workers.rank() == 0:
         tqdm.write(f"the student {told}")
     both = {**teacher_recipe, **recipe}
@@ -254,7 +257,9 @@ def mean_of(models: Sequence[Diffusion]) -> Diffusion:
     """
     first = models[0]
     if unlike := [model.backbone for model in models if model.backbone != first.backbone]:
-        raise InputError(f"teachers differ in size: {first.backbone} and {unlike[0]}; name some of one size")
+        raise InputError(
+            f"generators differ in size: {first.backbone} and {unlike[0]}; name some of one size"
+        )
     weights = [model.state_dict() for model in models]
     first.load_state_dict({name: sum(one[name] for one in weights) / len(models) for name in weights[0]})
     return first
@@ -309,6 +314,10 @@ def discriminator_of(table: Mapping[str, Any], student: Diffusion) -> Discrimina
             )
         made.load_state_dict(weights)
     return made.to(next(student.parameters()).device)
+
+
+def _folders(named: str | Sequence[str]) -> list[Path]:
+    return [Path(folder) for folder in ([named] if isinstance(named, str) else named)]
 
 
 def _diffusion(folder: Path) -> Diffusion:
