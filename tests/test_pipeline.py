@@ -41,7 +41,7 @@ def test_pictures_and_receipt(pipe: Pipeline) -> None:
 def test_same_as_the_stages_one_by_one(pipe: Pipeline) -> None:
     """The pipeline against a plain restatement of its line, straight from the graphs."""
     features = pipe._encoder(["猫"])
-    found = pipe.memory.neighbours(features.embedding, np.array([4]), 0, 3)
+    found = pipe.memory.chosen(pipe.memory.ranked(features.embedding), np.array([4]), 0, 3, seeds=[3])
     context = pipe._context(
         tokens=features.tokens, mask=features.mask, embedding=features.embedding, style=np.array([4]),
         neighbours=found.latents, neighbour_style=found.styles,

@@ -62,7 +62,7 @@ class Drawn:
     images: Float
     """(J, 4, size_px, size_px) in about [-1, 1], premultiplied."""
     neighbours: list[list[str]]
-    """For each text, the pictures of the memory that it was drawn after."""
+    """For each job, the pictures of the memory that it was drawn after."""
     ignored: list[str]
     """What of the texts was not read."""
 
@@ -124,55 +124,53 @@ class Drawer:
             MachineError: the runtime failed.
         """
         stages = {} if stages is None else stages
+        numbers, seeds = (list(part) for part in zip(*jobs, strict=True))
         with timed(stages, "encode"):  # one by one: what a text means does not depend on the others
             # OpenVINO compiles a graph for each length that it meets
             multiple = 8 if self.running.runtime == "openvino" else 1
             features = joined([self._encoder([text]) for text in texts], multiple)
         with timed(stages, "retrieve"):
-            asked = np.full(len(texts), style)
-            found = (
-                self.memory.neighbours(features.embedding, asked, np.array(tones), self.bundle.neighbours)
-                if after is None
-                else after.neighbours(len(texts), self.bundle.neighbours)
-            )
+            asked = np.full(len(jobs), style)
             if after is None:
-                self._repaint(found, texts)
+                ranked = self.memory.ranked(features.embedding)[numbers]
+                tone = np.array(tones)[numbers]
+                found = self.memory.chosen(ranked, asked, tone, self.bundle.neighbours, seeds=seeds)
+                self._repaint(found, [texts[number] for number in numbers])
+            else:
+                found = after.neighbours(len(jobs), self.bundle.neighbours)
         question = {
-            "tokens": features.tokens,
-            "mask": features.mask,
-            "embedding": features.embedding,
+            "tokens": features.tokens[numbers],
+            "mask": features.mask[numbers],
+            "embedding": features.embedding[numbers],
             "style": asked,
             "neighbours": found.latents,
             "neighbour_style": found.styles,
         }
         whole = self._whole if edit is None and steps == self.bundle.steps else None
-        context = question
-        if whole is None:
-            with timed(stages, "context"):
-                context = self._asked(question)
-                if self.bundle.guidance != 1:
-                    unasked = self._asked(self._nothing(question))
-                    context |= {f"not_{name}": tensor for name, tensor in unasked.items()}
         pictures = []
         for begin in range(0, len(jobs), self.running.batch):
-            numbers, seeds = zip(*jobs[begin : begin + self.running.batch], strict=True)
-            each = numbers == tuple(range(len(texts)))  # then nothing has to be copied
-            part = context if each else {name: tensor[list(numbers)] for name, tensor in context.items()}
+            rows = slice(begin, begin + self.running.batch)
+            part = {name: tensor[rows] for name, tensor in question.items()}
             if whole is not None:
                 with timed(stages, "picture"):
-                    noise = sampling.draw(sampling.generators(seeds), self.bundle.latent_shape)
+                    noise = sampling.draw(sampling.generators(seeds[rows]), self.bundle.latent_shape)
                     pictures.append(whole(**part, x=noise)["image"])
             else:
+                with timed(stages, "context"):
+                    context = self._context(**part)
+                    if self.bundle.guidance != 1:
+                        unasked = self._context(**self._nothing(part))
+                        context |= {f"not_{name}": tensor for name, tensor in unasked.items()}
                 with timed(stages, "sample"):
                     drawn = (
-                        {"codes": self._write(part, seeds, steps)}
+                        {"codes": self._write(context, seeds[rows], steps)}
                         if self.bundle.family == "autoregressive"
-                        else {"latents": self._sample(part, seeds, steps, edit)}
+                        else {"latents": self._sample(context, seeds[rows], steps, edit)}
                     )
                 with timed(stages, "decode"):
                     pictures.append(self._decoder(**drawn)["image"])
             if on_batch:
-                on_batch(len(seeds))
+                on_batch(len(seeds[rows]))
         names = [[self.memory.ids[one] for one in row if one >= 0] for row in found.entries]
         images = np.concatenate(pictures) if len(pictures) > 1 else pictures[0]
         return Drawn(images, names, features.ignored)
@@ -183,14 +181,19 @@ class Drawer:
         """
         if self.bundle.family == "autoregressive" or "encoder.onnx" not in self.bundle.files:
             return
+        painted: dict[tuple[int, str], Float] = {}
         for row, text in enumerate(texts if self.bundle.neighbours else ()):
             if not (asked := colours.named(text)):
                 continue
             concept = self.memory.concepts[self.memory.entry_concept[found.entries[row, 0]]]
-            if colours.named(concept["label_en"]) not in (None, asked):
-                pictures = to_uint8(self._decoder(latents=found.latents[row])["image"])
-                painted = np.stack([colours.recolour(picture, asked) for picture in pictures])
-                found.latents[row] = self.encode(from_uint8(painted))
+            if colours.named(concept["label_en"]) in (None, asked):
+                continue
+            for place, entry in enumerate(found.entries[row].tolist()):
+                if (entry, asked) not in painted:
+                    pictures = to_uint8(self._decoder(latents=found.latents[row, place : place + 1])["image"])
+                    other = colours.recolour(pictures[0], asked)
+                    painted[entry, asked] = self.encode(from_uint8(other[None]))[0]
+                found.latents[row, place] = painted[entry, asked]
 
     def remember(self, name: str, picture: Float, style: str | None = None) -> None:
         """Draw after this picture from now on where a prompt says `name`; kept for later pipelines too.
@@ -308,17 +311,6 @@ class Drawer:
 
     def _graph(self, name: str) -> Graph:
         return self._opened(self.bundle, name, self.running)
-
-    def _asked(self, question: dict[str, Any]) -> dict[str, Any]:
-        """The context of every text, of no more together than pictures are drawn."""
-        count, together = len(question["style"]), self.running.batch
-        parts = [
-            self._context(**{name: rows[begin : begin + together] for name, rows in question.items()})
-            for begin in range(0, count, together)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _nothing(self, asked: dict[str, Any]) -> dict[str, Any]:
         """What the context graph is asked when there is no prompt, for guidance."""

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache
-from itertools import pairwise
 
 import numpy as np
 
@@ -124,14 +123,14 @@ class Pipeline(Drawer):
             stages,
             on_progress if len(jobs) == len(sketches) * n else None,
         )
-        pictures, layers, refined = [], [], []
+        pictures, layers, refined, neighbours = [], [], [], []
         for number, sketch in enumerate(sketches):
             for index in range(n):
                 begin = int(first[number]) * n + index * len(sketch.texts)
+                rows = slice(begin, begin + len(sketch.texts))
                 with timed(stages, "compose"):
-                    image, parts = sketch.assemble(
-                        list(drawn.images[begin : begin + len(sketch.texts)]), size_px, _enlarged
-                    )
+                    image, parts = sketch.assemble(list(drawn.images[rows]), size_px, _enlarged)
+                neighbours.append([name for names in drawn.neighbours[rows] for name in names])
                 if chain:
                     with timed(stages, "refine"):
                         subject = Subject(image, prompt=clean[number][0], pipeline=self)
@@ -162,10 +161,7 @@ class Pipeline(Drawer):
             guidance=self.bundle.guidance,
             seeds=seeds * len(clean),
             size_px=size_px,
-            neighbours=[
-                [name for names in drawn.neighbours[begin:end] for name in names]
-                for begin, end in pairwise(first.tolist())
-            ],
+            neighbours=neighbours,
             refined=refined,
             load_ms=round(self.load_ms, 2),
             stages_ms={name: round(ms, 2) for name, ms in stages.items()},

@@ -42,7 +42,7 @@ class Receipt:
     """One for each picture, in order."""
     size_px: int
     neighbours: list[list[str]] = field(default_factory=list)
-    """For each prompt, the pictures of the memory that it was drawn after."""
+    """For each picture, those of the memory that it was drawn after."""
     load_ms: float
     """Loading the bundle, once for each pipeline; not part of `total_ms`."""
     stages_ms: dict[str, float]
@@ -74,7 +74,7 @@ class Receipt:
             "sampling": f"{self.sampler}, steps {self.steps}, guidance {self.guidance:g}, {self.size_px} px",
             "style": self.style + (f", skin tone {self.tones}" if any(self.tones) else ""),
             "seeds": " ".join(map(str, self.seeds)),
-            "drawn after": " | ".join(", ".join(ids) for ids in self.neighbours),
+            "drawn after": " | ".join(dict.fromkeys(", ".join(ids) for ids in self.neighbours)),
             "time": f"{self.total_ms:.1f} ms ({stages}), loading {self.load_ms:.1f} ms",
             "peak memory": f"{self.peak_memory_bytes / 1e6:.0f} MB",
             "scene": " | ".join(one for one in self.scenes if one) or "one picture each",

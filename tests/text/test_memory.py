@@ -106,6 +106,31 @@ def test_one_query_and_a_batch_find_the_same() -> None:
     np.testing.assert_array_equal(together, alone)
 
 
+def test_seeds_mix_the_styles_of_the_best_concept_alone() -> None:
+    held = make(pictures=24, concepts=3)
+    held = replace(
+        held,
+        entry_concept=np.repeat(np.arange(3, dtype=np.int32), 8),
+        entry_style=np.tile(np.arange(4, dtype=np.uint8), 6),
+        entry_tone=np.zeros(24, np.uint8),
+    )
+    queries, style = unit(np.random.default_rng(5), 1, 8), np.array([1])
+    ranked = held.ranked(queries)
+    plain = held.chosen(ranked, style, k=22).entries[0]
+    seeds = range(40)
+    mixed = held.chosen(ranked.repeat(40, axis=0), style.repeat(40), k=22, seeds=seeds).entries
+    best = held.entry_concept[plain] == ranked[0, 0]
+    assert best.sum() > 3
+    np.testing.assert_array_equal(np.sort(mixed[:, best], axis=1), np.sort(plain[best])[None].repeat(40, 0))
+    np.testing.assert_array_equal(mixed[:, ~best], plain[~best][None].repeat(40, 0))
+    assert len(np.unique(held.entry_style[mixed[:, best]], axis=0)) == 6  # the asked style is left out
+    # what is most alike still comes first more often than each of the others
+    first, count = np.unique(held.entry_style[mixed[:, 0]], return_counts=True)
+    assert first[count.argmax()] == held.entry_style[plain[0]]
+    alone = [held.chosen(ranked, style, k=22, seeds=[seed]).entries[0] for seed in seeds]
+    np.testing.assert_array_equal(mixed, alone)
+
+
 def test_concepts_of_one_name_keep_their_order() -> None:
     key = unit(np.random.default_rng(0), 1, 8)
     ranked, _ = memory.rank_concepts(key, np.repeat(key, 5, axis=0), np.array([4, 3, 2, 1, 0]), 5, 5)

@@ -37,9 +37,9 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(size)
         self.key_norm = RMSNorm(size)
 
-    def split(self, x: Tensor) -> Tensor:
-        """(B, N, heads · d) → (B, heads, N, d)."""
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
+    def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, N, parts · heads · d) → as many parts (B, heads, N, d)."""
+        return x.reshape(*x.shape[:2], parts * self.heads, -1).transpose(1, 2).chunk(parts, dim=1)
 
     def forward(
         self, x: Tensor, context: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None
@@ -48,7 +48,7 @@ class Attention(nn.Module):
 
         `mask` (B, 1, N, N or N + M) is added to the scores: 0 = look, very negative = do not.
         """
-        query, key, value = (self.split(part) for part in self.qkv(x).chunk(3, dim=-1))
+        query, key, value = self.split(self.qkv(x), 3)
         query, key = self.query_norm(query), self.key_norm(key)
         if context is not None:
             key, value = torch.cat([key, context[0]], dim=2), torch.cat([value, context[1]], dim=2)

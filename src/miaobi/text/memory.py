@@ -5,8 +5,9 @@ picks the neighbours, in training and at inference: concepts are ranked by the b
 and their keys; of each concept the pictures of the asked skin tone come first, then the more their style
 resembles the asked one, then by position in the memory; the next concepts fill up. Pictures of the best
 concept in the asked style itself are left out where the concept exists in another style: the generator is to
-draw a thing in a style from what others made of it, not to copy. Everything is NumPy and works on thousands
-of queries at once.
+draw a thing in a style from what others made of it, not to copy. Where seeds are given, a seed mixes the
+order of the best concept's styles, so that seeds are drawn after different pictures. Everything is NumPy and
+works on thousands of queries at once.
 """
 
 import json
@@ -160,19 +161,53 @@ class Memory:
     def neighbours(
         self, embedding: Float, style: Int, tone: Int | int = 0, k: int = 3, exclude: Int | None = None
     ) -> Neighbours:
-        """The `k` nearest pictures for each prompt.
+        """The `k` nearest pictures for each prompt: `chosen` of what is `ranked`.
 
         Args:
             embedding: (B, D) unit norm text embeddings.
-            style: (B,) asked style ids.
-            tone: (B,) or one asked skin tone, 0 = none.
-            exclude: (B, E) positions never to return (-1: none), such as the target itself in training.
+            style, tone, exclude: see `chosen`.
         """
+        return self.chosen(self.ranked(embedding), style, tone, k, exclude)
+
+    def ranked(self, embedding: Float) -> npt.NDArray[np.int64]:
+        """The nearest concepts (B, few) of unit norm text embeddings (B, D), best first."""
         ranked, _ = rank_concepts(
             embedding, self.keys, self.key_concept, len(self.concepts), _CONCEPTS_SEARCHED, self._index
         )
+        return ranked
+
+    def chosen(
+        self,
+        ranked: Int,
+        style: Int,
+        tone: Int | int = 0,
+        k: int = 3,
+        exclude: Int | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Neighbours:
+        """The `k` nearest pictures of concepts (B, few), best first.
+
+        Args:
+            style: (B,) asked style ids.
+            tone: (B,) or one asked skin tone, 0 = none.
+            exclude: (B, E) positions never to return (-1: none), such as the target itself in training.
+            seeds: (B,) one for each; chance then has as much to say as likeness of style.
+        """
+        chance = None
+        if seeds is not None:  # another stream of the seed than that of the noise
+            streams = [np.random.Generator(np.random.Philox([seed, 1])) for seed in seeds]
+            chance = np.stack([stream.random(len(self.style_rank)) for stream in streams])
         entries = choose_entries(
-            ranked, self._table, self.entry_style, self.entry_tone, self.style_rank, style, tone, k, exclude
+            ranked,
+            self._table,
+            self.entry_style,
+            self.entry_tone,
+            self.style_rank,
+            style,
+            tone,
+            k,
+            exclude,
+            chance,
         )
         return Neighbours(self.unpacked(entries), self.entry_style[entries].astype(np.int64), entries)
 
@@ -279,12 +314,14 @@ def choose_entries(
     tone: Int | int = 0,
     k: int = 3,
     exclude: Int | None = None,
+    chance: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.int64]:
     """The neighbour rule: `k` pictures of the ranked concepts (B, top), see the head of this module; (B, k)
     int64.
 
     `table` comes from `entry_table`, `style_rank` is `Memory`'s; `style` and `tone` are (B,), `exclude` is
-    (B, E) positions never to return. Where the concepts hold fewer than `k` pictures the best is repeated.
+    (B, E) positions never to return, `chance` (B, S) in [0, 1) mixes the styles of the best concept. Where
+    the concepts hold fewer than `k` pictures the best is repeated.
 
     Raises:
         ValueError: a query is left without any picture.
@@ -302,7 +339,14 @@ def choose_entries(
         candidates, rank = (part.reshape(len(candidates), -1) for part in (candidates, rank))
         their_style, their_tone = entry_style[candidates], entry_tone[candidates]
         cost = rank * 2 + (their_tone != tone[rows])
-        cost = cost * 257 + style_rank[style[rows], their_style]
+        by_likeness = style_rank[style[rows, 0]]  # (b, S)
+        likeness = np.take_along_axis(by_likeness, their_style.astype(np.int64), 1)
+        if chance is not None:
+            mixed = (by_likeness + len(style_rank) * chance[rows]).argsort(axis=1).argsort(axis=1)
+            likeness = np.where(
+                rank == 0, np.take_along_axis(mixed, their_style.astype(np.int64), 1), likeness
+            )
+        cost = cost * 257 + likeness
         cost = cost * (len(entry_style) + 1) + candidates
         forbidden = candidates < 0
         if exclude is not None:

@@ -19,7 +19,6 @@ from miaobi.train.captions import EMOJI_FRAMES, Frames, caption, description
 from miaobi.train.sources import Captions, Int, Sources
 
 _CANDIDATES = 8  # neighbours that a training sample may draw its own from
-_SHUFFLED = 0.3  # share of the samples whose neighbours are not in the order of the memory's rule
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,7 @@ class Pairs:
         style_weights: how much pictures of some styles count.
         frames: what captions say around a name.
         captioning: share of a batch, below 1, that is to be captioned instead of drawn.
+        shuffled: share of the samples whose neighbours are not in the order of the memory's rule.
     """
 
     def __init__(
@@ -70,9 +70,10 @@ class Pairs:
         style_weights: Mapping[str, float] | None = None,
         frames: Frames = EMOJI_FRAMES,
         captioning: float = 0.0,
+        shuffled: float = 0.3,
     ) -> None:
         self.sources, self.neighbour_count, self.frames = sources, neighbours, frames
-        self.captioning = captioning
+        self.captioning, self.shuffled = captioning, shuffled
         self.captions = Captions(sources.encoder)
         records, latents, memory = sources.dataset.records, sources.latents, sources.memory
         self.styles = sources.dataset.style_ids()
@@ -100,6 +101,7 @@ class Pairs:
             recipe.get("style_weights"),
             Frames(**recipe.get("frames", {})),
             recipe.get("autoregressive", {}).get("captioning", 0.0),
+            recipe.get("shuffled", 0.3),
         )
 
     def _rank_related(self) -> Int:
@@ -196,7 +198,7 @@ class Pairs:
         """
         entries, same = self.candidates(concept, style)
         place = np.broadcast_to(np.arange(_CANDIDATES), entries.shape)
-        shuffled = (rng.random(len(entries)) < _SHUFFLED)[:, None] & (place < same[:, None])
+        shuffled = (rng.random(len(entries)) < self.shuffled)[:, None] & (place < same[:, None])
         order = np.where(shuffled, rng.random(entries.shape) - 1, place)
         return np.take_along_axis(entries, order.argsort(axis=1), 1)[:, : self.neighbour_count]
 
