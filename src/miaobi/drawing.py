@@ -190,8 +190,8 @@ class Drawer:
                 continue
             for place, entry in enumerate(found.entries[row].tolist()):
                 if (entry, asked) not in painted:
-                    pictures = to_uint8(self._decoder(latents=found.latents[row, place : place + 1])["image"])
-                    other = colours.recolour(pictures[0], asked)
+                    picture = to_uint8(self.decode(found.latents[row, place : place + 1]))[0]
+                    other = colours.recolour(picture, asked)
                     painted[entry, asked] = self.encode(from_uint8(other[None]))[0]
                 found.latents[row, place] = painted[entry, asked]
 
@@ -267,6 +267,10 @@ class Drawer:
         if pictures.shape[1:] != (4, size, size):
             raise InputError(f"pictures are {pictures.shape[1:]}; this bundle encodes {(4, size, size)}.")
         return np.asarray(self._picture_encoder(image=pictures)["latents"])
+
+    def decode(self, latents: Float) -> Float:
+        """The reverse of `encode`; not for the autoregressive family, whose decoder reads codes."""
+        return np.asarray(self._decoder(latents=latents)["image"])
 
     def caption(self, picture: Float, language: str = "en") -> str:
         """What a picture shows, in words, the likeliest at each step.

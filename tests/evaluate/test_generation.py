@@ -9,7 +9,8 @@ from miaobi.evaluate import generation, report
 from miaobi.evaluate.classifier import load_judge
 from miaobi.evaluate.features import FeatureExtractor, dataset_features
 from miaobi.evaluate.generation import Bench
-from miaobi.images import UInt8
+from miaobi.images import UInt8, from_uint8, to_uint8
+from miaobi.pipeline import load
 from miaobi.train.data import load_dataset
 
 
@@ -82,6 +83,14 @@ def test_features_are_kept_until_the_data_changes(bench: Bench, monkeypatch: pyt
 def test_perfect_reconstructions_are_capped(bench: Bench) -> None:
     figures = generation.evaluate_autoencoder(lambda pixels: pixels, bench.dataset)
     assert (figures["psnr_db"].value, figures["ssim"].value) == pytest.approx((100, 1))
+
+
+def test_a_bundle_reconstructs_with_its_own_graphs(tiny_bundle: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 4), np.uint8)
+    pipe = load(tiny_bundle)
+    expected = to_uint8(pipe.decode(pipe.encode(from_uint8(pixels))))
+    made = report.autoencoder_reconstruct(tiny_bundle)(pixels)
+    assert np.abs(made.astype(int) - expected).max() <= 1
 
 
 def test_command_writes_a_report_and_sheets(

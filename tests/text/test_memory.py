@@ -117,12 +117,12 @@ def test_seeds_mix_the_styles_of_the_best_concept_alone() -> None:
     queries, style = unit(np.random.default_rng(5), 1, 8), np.array([1])
     ranked = held.ranked(queries)
     plain = held.chosen(ranked, style, k=22).entries[0]
-    seeds = range(40)
-    mixed = held.chosen(ranked.repeat(40, axis=0), style.repeat(40), k=22, seeds=seeds).entries
+    seeds = range(200)
+    mixed = held.chosen(ranked.repeat(200, axis=0), style.repeat(200), k=22, seeds=seeds).entries
     best = held.entry_concept[plain] == ranked[0, 0]
     assert best.sum() > 3
-    np.testing.assert_array_equal(np.sort(mixed[:, best], axis=1), np.sort(plain[best])[None].repeat(40, 0))
-    np.testing.assert_array_equal(mixed[:, ~best], plain[~best][None].repeat(40, 0))
+    np.testing.assert_array_equal(np.sort(mixed[:, best], axis=1), np.sort(plain[best])[None].repeat(200, 0))
+    np.testing.assert_array_equal(mixed[:, ~best], plain[~best][None].repeat(200, 0))
     assert len(np.unique(held.entry_style[mixed[:, best]], axis=0)) == 6  # the asked style is left out
     # what is most alike still comes first more often than each of the others
     first, count = np.unique(held.entry_style[mixed[:, 0]], return_counts=True)

@@ -142,6 +142,17 @@ def test_a_recipe_weighs_styles_and_frames_names(sources: Sources) -> None:
         Pairs.of(sources, 2, {"style_weights": {"oil": 1.0}})
 
 
+def test_a_recipe_says_how_often_neighbours_are_shuffled(sources: Sources) -> None:
+    asked = np.ones(50, int), np.full(50, 2)
+    rng = np.random.default_rng(0)
+    never, always = (
+        Pairs.of(sources, 2, {"shuffled": share}).neighbours(rng, *asked) for share in (0.0, 1.0)
+    )
+    assert len(np.unique(never, axis=0)) == 1
+    assert len(np.unique(always, axis=0)) == 2
+    assert (np.sort(always, axis=1) == np.sort(never, axis=1)).all()  # it has no other pictures
+
+
 def test_recoloured_pictures_say_so(pairs: Pairs) -> None:
     texts = pairs.texts(np.random.default_rng(0), np.full(20, 15))
     assert all(any(word in text for word in COLOURS["blue"].en + COLOURS["blue"].zh) for text in texts)

@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from miaobi.accelerate.recipe import describe
+from miaobi.bundle import MANIFEST
 from miaobi.errors import InputError
 from miaobi.evaluate import generation, prompts
 from miaobi.evaluate.bench import read_prompts, read_recipe
@@ -42,7 +43,12 @@ def pipeline_draw(pipe: Pipeline, steps: int | None = None) -> Draw:
 
 
 def autoencoder_reconstruct(folder: Path) -> Reconstruct:
-    """The trained PyTorch autoencoder in `folder` as a `Reconstruct`."""
+    """The autoencoder in `folder`, a bundle or a run of PyTorch's, as a `Reconstruct`."""
+    if (folder / MANIFEST).exists():
+        pipe = load(folder)
+        return lambda pixels: np.concatenate(
+            [to_uint8(pipe.decode(pipe.encode(from_uint8(one[None])))) for one in pixels]
+        )
     from miaobi.train import autoencoder
 
     model = autoencoder.load(folder)
@@ -87,7 +93,7 @@ def cli() -> None:
 @_data
 @_out
 def autoencoder_command(weights: Path, data: Path, out: Path | None) -> None:
-    """PSNR and SSIM of the autoencoder in the run folder WEIGHTS."""
+    """PSNR and SSIM of the autoencoder in the folder WEIGHTS, of a run or a bundle."""
     figures = generation.evaluate_autoencoder(autoencoder_reconstruct(weights), load_dataset(data))
     _finish(figures, out, {"autoencoder": weights})
 
@@ -103,7 +109,9 @@ def autoencoder_command(weights: Path, data: Path, out: Path | None) -> None:
     help="Run folder of the classifier.",
 )
 @click.option(
-    "--autoencoder", type=_folder, help="Run folder of the autoencoder: adds its reconstructions' FID."
+    "--autoencoder",
+    type=_folder,
+    help="Folder of the autoencoder, of a run or a bundle: adds its reconstructions' FID.",
 )
 @click.option(
     "--teacher", type=_folder, help="Run folder of the generator: adds its 50 guided steps in PyTorch."

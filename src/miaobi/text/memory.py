@@ -33,6 +33,7 @@ _LEVELS = 16  # 4 bits; level q stands for (q - 7.5) * scale
 _CONCEPTS_SEARCHED = 16
 _CHUNK = 1024
 _FEW = 16
+_CHANCE = 2  # how much a seed's chance has to say, against likeness of style
 
 
 class Neighbours(NamedTuple):
@@ -191,7 +192,7 @@ class Memory:
             style: (B,) asked style ids.
             tone: (B,) or one asked skin tone, 0 = none.
             exclude: (B, E) positions never to return (-1: none), such as the target itself in training.
-            seeds: (B,) one for each; chance then has as much to say as likeness of style.
+            seeds: (B,) one for each, which mixes the order of the best concept's styles.
         """
         chance = None
         if seeds is not None:  # another stream of the seed than that of the noise
@@ -342,7 +343,7 @@ def choose_entries(
         by_likeness = style_rank[style[rows, 0]]  # (b, S)
         likeness = np.take_along_axis(by_likeness, their_style.astype(np.int64), 1)
         if chance is not None:
-            mixed = (by_likeness + len(style_rank) * chance[rows]).argsort(axis=1).argsort(axis=1)
+            mixed = (by_likeness + _CHANCE * len(style_rank) * chance[rows]).argsort(axis=1).argsort(axis=1)
             likeness = np.where(
                 rank == 0, np.take_along_axis(mixed, their_style.astype(np.int64), 1), likeness
             )

@@ -214,6 +214,7 @@ def train(recipe: dict[str, Any], out: Path, resume: bool) -> None:
     and `text` of trained parts, `latents`, a file that keeps the encoded pictures, `heldout_tags`,
     `recoloured_copies` of each picture, `tone_weight` and `colour_weight` of skin-tone variants and
     recoloured pictures in a batch, `style_weights`, a table of the same for pictures of some styles,
+    `shuffled`, the share of samples whose neighbours of the same concept come in any order,
     `frames`, a table of what captions say around a name in `en` and `zh` (lists of texts with a {}),
     `preview`, a table of `steps` and `guidance` for the previews, `judge`, a trained classifier's folder, for
     R-precision and FID in the reports, `start_from`, a folder of weights to go on from.
