@@ -195,8 +195,8 @@ class Memory:
             seeds: (B,) one for each, which mixes the order of the best concept's styles.
         """
         chance = None
-        if seeds is not None:  # another stream of the seed than that of the noise
-            streams = [np.random.Generator(np.random.Philox([seed, 1])) for seed in seeds]
+        if seeds is not None:  # a seed as the key is another stream than the noise, which is seeded with it
+            streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
             chance = np.stack([stream.random(len(self.style_rank)) for stream in streams])
         entries = choose_entries(
             ranked,
@@ -340,13 +340,12 @@ def choose_entries(
         candidates, rank = (part.reshape(len(candidates), -1) for part in (candidates, rank))
         their_style, their_tone = entry_style[candidates], entry_tone[candidates]
         cost = rank * 2 + (their_tone != tone[rows])
+        row = np.arange(len(candidates))[:, None]
         by_likeness = style_rank[style[rows, 0]]  # (b, S)
-        likeness = np.take_along_axis(by_likeness, their_style.astype(np.int64), 1)
+        likeness = by_likeness[row, their_style]
         if chance is not None:
             mixed = (by_likeness + _CHANCE * len(style_rank) * chance[rows]).argsort(axis=1).argsort(axis=1)
-            likeness = np.where(
-                rank == 0, np.take_along_axis(mixed, their_style.astype(np.int64), 1), likeness
-            )
+            likeness = np.where(rank == 0, mixed[row, their_style], likeness)
         cost = cost * 257 + likeness
         cost = cost * (len(entry_style) + 1) + candidates
         forbidden = candidates < 0
