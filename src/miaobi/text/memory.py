@@ -5,9 +5,9 @@ picks the neighbours, in training and at inference: concepts are ranked by the b
 and their keys; of each concept the pictures of the asked skin tone come first, then the more their style
 resembles the asked one, then by position in the memory; the next concepts fill up. Pictures of the best
 concept in the asked style itself are left out where the concept exists in another style: the generator is to
-draw a thing in a style from what others made of it, not to copy. Where seeds are given, a seed mixes the
-order of the best concept's styles, so that seeds are drawn after different pictures. Everything is NumPy and
-works on thousands of queries at once.
+draw a thing in a style from what others made of it, not to copy. Where seeds are given, the first stays the
+first and a seed mixes the styles of the best concept's others, so that seeds are drawn after different
+pictures. Everything is NumPy and works on thousands of queries at once.
 """
 
 import json
@@ -33,7 +33,6 @@ _LEVELS = 16  # 4 bits; level q stands for (q - 7.5) * scale
 _CONCEPTS_SEARCHED = 16
 _CHUNK = 1024
 _FEW = 16
-_CHANCE = 2  # how much a seed's chance has to say, against likeness of style
 
 
 class Neighbours(NamedTuple):
@@ -192,7 +191,7 @@ class Memory:
             style: (B,) asked style ids.
             tone: (B,) or one asked skin tone, 0 = none.
             exclude: (B, E) positions never to return (-1: none), such as the target itself in training.
-            seeds: (B,) one for each, which mixes the order of the best concept's styles.
+            seeds: (B,) one for each, which mixes the best concept's styles behind the first picture.
         """
         chance = None
         if seeds is not None:  # a seed as the key is another stream than the noise, which is seeded with it
@@ -321,8 +320,8 @@ def choose_entries(
     int64.
 
     `table` comes from `entry_table`, `style_rank` is `Memory`'s; `style` and `tone` are (B,), `exclude` is
-    (B, E) positions never to return, `chance` (B, S) in [0, 1) mixes the styles of the best concept. Where
-    the concepts hold fewer than `k` pictures the best is repeated.
+    (B, E) positions never to return, `chance` (B, S) in [0, 1) mixes the styles of the best concept behind
+    the first picture. Where the concepts hold fewer than `k` pictures the best is repeated.
 
     Raises:
         ValueError: a query is left without any picture.
@@ -341,19 +340,19 @@ def choose_entries(
         their_style, their_tone = entry_style[candidates], entry_tone[candidates]
         cost = rank * 2 + (their_tone != tone[rows])
         row = np.arange(len(candidates))[:, None]
-        by_likeness = style_rank[style[rows, 0]]  # (b, S)
-        likeness = by_likeness[row, their_style]
-        if chance is not None:
-            mixed = (by_likeness + _CHANCE * len(style_rank) * chance[rows]).argsort(axis=1).argsort(axis=1)
-            likeness = np.where(rank == 0, mixed[row, their_style], likeness)
-        cost = cost * 257 + likeness
-        cost = cost * (len(entry_style) + 1) + candidates
+        likeness = style_rank[style[rows], their_style].astype(np.int64)
+        cost = (cost * 257 + likeness) * (len(entry_style) + 1) + candidates
         forbidden = candidates < 0
         if exclude is not None:
             forbidden |= (candidates[:, :, None] == exclude[rows, None, :]).any(axis=2)
         best, asked = (rank == 0) & ~forbidden, their_style == style[rows]
         forbidden |= best & asked & (best & ~asked).any(axis=1, keepdims=True)
         cost[forbidden] = np.iinfo(np.int64).max
+        if chance is not None:
+            first = cost.argmin(axis=1)[:, None]
+            mixed = chance[rows].argsort(axis=1).argsort(axis=1)[row, their_style]
+            cost += np.where((rank == 0) & ~forbidden, (mixed - likeness) * (len(entry_style) + 1), 0)
+            cost[row, first] = -1
         taken = cost.argsort(axis=1)[:, :k]
         if forbidden[np.arange(len(taken)), taken[:, 0]].any():
             raise ValueError("the memory has no picture left for a query; exclude fewer of them")
