@@ -14,6 +14,7 @@ import pytest
 import miaobi
 from miaobi import Pipeline, cli, machine
 from miaobi.bundle import SHIPPED, Bundle
+from miaobi.runtimes.graph import Running
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,6 +51,14 @@ def test_every_style_draws_a_thing_on_a_transparent_ground(pipe: Pipeline, style
     seen = (pixels[..., 3] > 128).mean(axis=(1, 2))
     assert ((seen > 0.1) & (seen < 0.95)).all()
     assert (pixels[:, :2, :2, 3] < 128).all()
+
+
+def test_openvino_reads_the_same_graphs(pipe: Pipeline) -> None:
+    """Two prompts at once: what is scaled for each picture must be scaled for each."""
+    pytest.importorskip("openvino")
+    other = Pipeline(pipe.bundle, Running("openvino", threads=1))
+    ours, theirs = (one.generate(["red apple", "猫"], seed=0).pixels.astype(int) for one in (pipe, other))
+    assert np.abs(ours - theirs).mean() < 2
 
 
 def test_matrices_in_int8_are_widened_where_the_cpu_has_no_int8_product(

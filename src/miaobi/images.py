@@ -49,7 +49,8 @@ def to_uint8(images: npt.NDArray[np.floating]) -> UInt8:
     alpha *= seen
     np.minimum(unit, 255, out=unit)
     np.rint(unit, out=unit)
-    return np.ascontiguousarray(np.moveaxis(unit.astype(np.uint8), -3, -1))
+    # far faster than `ascontiguousarray`
+    return np.stack(list(np.moveaxis(unit.astype(np.uint8), -3, 0)), axis=-1)
 
 
 def over_white(images: npt.NDArray[np.floating]) -> Float:

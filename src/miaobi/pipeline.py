@@ -141,7 +141,7 @@ class Pipeline(Drawer):
                 if on_progress and len(jobs) > len(sketches) * n:
                     on_progress(1)
         with timed(stages, "compose"):
-            pixels = images.to_uint8(np.stack(pictures))
+            pixels = images.to_uint8(np.stack(pictures) if len(pictures) > 1 else pictures[0][None])
         receipt = Receipt(
             prompts=texts,
             expanded=[plan.expanded if plan else None for plan in plans],

@@ -157,6 +157,20 @@ def test_a_shallower_student_starts_from_the_teachers_blocks() -> None:
         torch.testing.assert_close(own.state_dict(), teacher.blocks[number].state_dict(), rtol=0, atol=0)
 
 
+def test_a_student_without_biases_starts_from_the_teachers_matrices(model: Diffusion) -> None:
+    student, told = distill.student_of(model, {"bias": False})
+    assert (
+        told
+        == f"starts from {CONFIG.depth} of the {CONFIG.depth} blocks of the teacher, without their biases"
+    )
+    weights = model.state_dict()
+    torch.testing.assert_close(
+        dict(student.state_dict()), {name: weights[name] for name in student.state_dict()}, rtol=0, atol=0
+    )
+    linears = [one for block in student.blocks for one in block.modules() if isinstance(one, nn.Linear)]
+    assert [one.bias for one in linears] == [None] * (5 * CONFIG.depth)
+
+
 def test_a_narrower_student_starts_from_nothing_and_learns(
     pairs: Pairs, model: Diffusion, tmp_path: Path
 ) -> None:
@@ -173,7 +187,7 @@ def test_a_narrower_student_starts_from_nothing_and_learns(
 
 
 def test_a_student_differs_in_size_alone(model: Diffusion) -> None:
-    with pytest.raises(InputError, match=r"\[student\] has no patch; it may have depth, width, heads"):
+    with pytest.raises(InputError, match=r"\[student\] has no patch; it may have depth, bias, width, heads"):
         distill.student_of(model, {"patch": 1})
 
 

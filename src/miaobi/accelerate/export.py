@@ -6,6 +6,7 @@ loads the graph: small on disk, and computed in fp32. Matrices in int8 may be mu
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from miaobi.accelerate.fusions import fuse
 from miaobi.accelerate.graphs import quiet
 from miaobi.bundle import Bundle, write_bundle
 from miaobi.models.autoencoder import Autoencoder
@@ -33,8 +35,10 @@ Storage = Literal["int8", "fp16", "fp32"]
 Generator = Diffusion | Gan | Vae | Autoregressive
 OPSET = 23
 _SMALL = 1024  # weights with fewer values stay fp32
-_KERNEL = 40_000  # kernels with fewer values stay fp16: in int8 a decoder's last ones show in every flat area
-_BLOCK = 128  # rows of a matrix in int8 that share a scale
+_FINE = (
+    40_000  # other weights than matrices with fewer values stay fp16: a decoder's last kernels show in int8
+)
+_BLOCK, _LEAST_BLOCK = 128, 16  # rows of a matrix in int8 that share a scale
 
 
 class Method(nn.Module):
@@ -178,7 +182,7 @@ def to_onnx(
             external_data=False,
             verbose=False,
         )
-        graph = onnx.load(str(path))
+        graph = fuse(onnx.load(str(path)))
     _forget_origin(graph)
     shrink(graph, storage)
     onnx.checker.check_model(graph)
@@ -197,8 +201,9 @@ def _forget_origin(model: onnx.ModelProto) -> None:
 def shrink(model: onnx.ModelProto, storage: Storage) -> None:
     """Store the large fp32 weights of a graph as int8 or fp16 in place, with the nodes that turn them back.
 
-    int8 is symmetric, with a scale for every 128 rows of each column where matrices are multiplied, otherwise
-    one per output channel: axis 0 of a kernel (small ones stay in fp16), the last axis of a table.
+    int8 is symmetric, with a scale for every 128 rows of each column where matrices are multiplied (64, 32 or
+    16 rows where 128 do not divide them), otherwise one per output channel: axis 0 of a kernel, the last axis
+    of a table. Of what is no matrix, smaller weights stay in fp16.
     """
     if storage == "fp32":
         return
@@ -212,18 +217,19 @@ def shrink(model: onnx.ModelProto, storage: Storage) -> None:
             kept.append(tensor)
             continue
         stored = f"{tensor.name}.stored"
-        fine = tensor.name in kernels and values.size < _KERNEL
+        fine = tensor.name not in matrices and values.size < _FINE
         if storage == "fp16" or values.ndim < 2 or fine:
             kept.append(numpy_helper.from_array(values.astype(np.float16), stored))
             nodes.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
             continue
-        if tensor.name in matrices and values.ndim == 2:
-            small, scale = _in_blocks(values)
+        block = math.gcd(_BLOCK, len(values))  # OpenVINO reads whole blocks alone
+        if tensor.name in matrices and values.ndim == 2 and block >= _LEAST_BLOCK:
+            small, scale = _in_blocks(values, block)
             kept.append(numpy_helper.from_array(small, stored))
             kept.append(numpy_helper.from_array(scale, f"{tensor.name}.scale"))
             inputs = [stored, f"{tensor.name}.scale"]
             nodes.append(
-                helper.make_node("DequantizeLinear", inputs, [tensor.name], axis=0, block_size=_BLOCK)
+                helper.make_node("DequantizeLinear", inputs, [tensor.name], axis=0, block_size=block)
             )
             continue
         over = tuple(range(1, values.ndim)) if tensor.name in kernels else tuple(range(values.ndim - 1))
@@ -238,13 +244,14 @@ def shrink(model: onnx.ModelProto, storage: Storage) -> None:
     model.graph.node.extend(everything)
 
 
-def _in_blocks(matrix: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """int8 (rows, columns) of a matrix and the scales (blocks, columns) of every `_BLOCK` rows."""
-    rows, columns = matrix.shape
-    blocks = np.pad(matrix, ((0, -rows % _BLOCK), (0, 0))).reshape(-1, _BLOCK, columns)
+def _in_blocks(
+    matrix: npt.NDArray[np.float32], block: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """int8 (rows, columns) of a matrix and the scales (rows / block, columns) of every `block` rows."""
+    blocks = matrix.reshape(-1, block, matrix.shape[1])
     scale = np.maximum(np.abs(blocks).max(axis=1), 1e-12) / 127
     small = np.rint(blocks / scale[:, None]).astype(np.int8)
-    return small.reshape(-1, columns)[:rows], scale.astype(np.float32)
+    return small.reshape(matrix.shape), scale.astype(np.float32)
 
 
 def _transposed(gemm: onnx.NodeProto) -> bool:

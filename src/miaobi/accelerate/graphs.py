@@ -16,6 +16,7 @@ import onnxruntime as ort
 from miaobi.errors import MachineError
 from miaobi.machine import int8_overflows
 from miaobi.runtimes.onnx import AS_FLOATS
+from miaobi.runtimes.openvino import core
 from miaobi.traits import RuntimeName
 
 Inputs = Mapping[str, npt.NDArray[Any]]
@@ -163,7 +164,7 @@ def _by_nncf(model: onnx.ModelProto, method: str, calibration: Sequence[Inputs])
         raise MachineError(f"{error.name} is not installed; pip install 'miaobi[openvino]'.") from error
     with TemporaryDirectory() as folder:
         onnx.save(model, str(Path(folder) / "plain.onnx"))
-        graph = openvino.Core().read_model(str(Path(folder) / "plain.onnx"))
+        graph = core().read_model(str(Path(folder) / "plain.onnx"))
         if method != "int8-static":
             modes = nncf.CompressWeightsMode
             mode = modes.INT4_SYM if method == "int4-weights" else modes.INT8_SYM

@@ -5,6 +5,7 @@ Blattmann et al. 2022 (arXiv:2204.11824); adaLN-zero: Peebles & Xie 2023, with o
 PixArt-α (arXiv:2310.00426); sharing blocks: Lan et al. 2020, "ALBERT" (arXiv:1909.11942).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -43,6 +44,8 @@ class BackboneConfig:
     """Values of a head; 0: `width` / `heads`."""
     mlp_width: int = 0
     """Values between the two layers of a block's MLP; 0: four times `width`."""
+    bias: bool = True
+    """Whether the linear layers of blocks add biases. Without, a block's graph is three nodes shorter."""
     patch: int = 2
     """Latent positions a side that make one token."""
 
@@ -59,9 +62,9 @@ class BackboneConfig:
             )
 
     @property
-    def block(self) -> tuple[int, int, int, int]:
-        """Width, heads, head width and MLP width of a block."""
-        return self.width, self.heads, self.head_width, self.mlp_width
+    def block(self) -> tuple[int, int, int, int, bool]:
+        """Width, heads, head width and MLP width of a block, and whether it has biases."""
+        return self.width, self.heads, self.head_width, self.mlp_width, self.bias
 
     @property
     def order(self) -> list[int]:
@@ -116,25 +119,22 @@ class BackboneBlock(Recomputable):
     (adaLN-zero).
     """
 
-    def __init__(self, width: int, heads: int, head_width: int = 0, mlp_width: int = 0) -> None:
+    def __init__(
+        self, width: int, heads: int, head_width: int = 0, mlp_width: int = 0, bias: bool = True
+    ) -> None:
         super().__init__()
-        self.attention, self.mlp = Attention(width, heads, head_width), MLP(width, mlp_width)
-        self.context = nn.Linear(width, 2 * heads * (head_width or width // heads))
+        self.attention = Attention(width, heads, head_width, bias)
+        self.mlp = MLP(width, mlp_width, bias)
+        self.context = nn.Linear(width, 2 * heads * (head_width or width // heads), bias)
         self.modulation = nn.Parameter(
             torch.randn(6, width) * 0.02 + torch.tensor([0.0, 1, 0, 0, 1, 0])[:, None]
         )
 
-    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Context (B, M, width) → keys and values (B, heads, M, width / heads), the same at every step."""
-        key, value = self.attention.split(self.context(context), 2)
-        return self.attention.key_norm(key), value
-
-    def forward(self, x: Tensor, shared: Tensor, context: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """x (B, N, width), shared modulation (B, 1, 6 · width), context keys and values, mask (B, 1, N, N +
-        M).
-        """
-        modulation = shared + self.modulation.flatten()
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=-1)
+    def forward(
+        self, x: Tensor, modulation: Sequence[Tensor], context: tuple[Tensor, Tensor], mask: Tensor
+    ) -> Tensor:
+        """x (B, N, width), six modulations (B, 1, width), context keys and values, mask (B, 1, N, N + M)."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         h = F.layer_norm(x, x.shape[-1:]) * scale + shift
         x = x + gate * self.attention(h, context, mask)
         h = F.layer_norm(x, x.shape[-1:]) * mlp_scale + mlp_shift
@@ -193,20 +193,26 @@ class Backbone(nn.Module):
         for block in self.context_blocks:
             context = block(context, inner)
         context = self.context_norm(context)
-        place = self.position.expand(len(context), -1, -1)
+        place = self.position.expand(context.shape[0], -1, -1)
         if config.neighbours:
             # what each neighbour shows at a place, side by side; nothing where there is no neighbour
             shown = context[:, -there.shape[1] :] * there[..., None]
-            shown = shown.reshape(len(context), config.neighbours, config.tokens, -1)
+            shown = shown.reshape(context.shape[0], config.neighbours, config.tokens, -1)
             place = place + self.aligned(shown.transpose(1, 2).flatten(2))
-        pairs = [cast(BackboneBlock, block).keys_values(context) for block in self.blocks]
-        # all heads side by side, then by block: in the exported graph, fewer nodes than a stack
-        keys, values = (
-            torch.cat(part, dim=1).reshape(len(context), len(pairs), -1, *part[0].shape[2:])
-            for part in zip(*pairs, strict=True)
-        )
+        keys, values = self._keys_values(context)
         outer = F.pad(mask, (config.tokens, 0)).expand(-1, -1, config.tokens, -1)
         return self.style[condition.style] + self.pooled(condition.embedding), place, keys, values, outer
+
+    def _keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Context (B, M, width) → keys and values of every block, (B, blocks, heads, M, width / heads)."""
+        blocks = [cast(BackboneBlock, block) for block in self.blocks]
+        # side by side: in the exported graph one product, and fewer nodes than block by block
+        both = torch.cat([block.context(context) for block in blocks], dim=-1)
+        both = both.reshape(*context.shape[:2], len(blocks), 2, self.backbone.heads, -1)
+        keys, values = both.permute(3, 0, 2, 4, 1, 5).contiguous()
+        gains = torch.stack([block.attention.key_norm.gain for block in blocks]).to(keys.dtype)
+        normal = F.rms_norm(keys, keys.shape[-1:], torch.ones_like(gains[0]), 1e-6)
+        return normal * gains[:, None, None], values
 
     def _shown(self, condition: Condition) -> Tensor:
         """The neighbours' tokens (B, K · tokens, width)."""
@@ -225,13 +231,14 @@ class Backbone(nn.Module):
         """x_t (B, C, h, w) at times t (B,) in [0, 1], and what `prepare` gave → x_0 (B, C, h, w)."""
         config = self.backbone
         vector = F.silu(self.time(sinusoid(t, config.width)) + bias)
-        shared = self.modulation(vector)[:, None]
+        own = torch.stack([cast(BackboneBlock, block).modulation for block in self.blocks])
+        shared = self.modulation(vector).reshape(-1, 1, 6, config.width)
+        modulations = (shared + own).flatten(1, 2).chunk(6 * len(self.blocks), dim=1)
+        own_keys, own_values = (part.flatten(1, 2).chunk(len(self.blocks), dim=1) for part in (keys, values))
         h = self.input(patchify(x, config.patch)) + place
-        pairs = (part.flatten(1, 2).chunk(len(self.blocks), dim=1) for part in (keys, values))
-        prepared = list(zip(self.blocks, *pairs, strict=True))
         for number in config.order:
-            block, key, value = prepared[number]
-            h = block(h, shared, (key, value), mask)
+            six = modulations[6 * number : 6 * number + 6]
+            h = self.blocks[number](h, six, (own_keys[number], own_values[number]), mask)
         shift, scale = self.output_modulation(vector)[:, None].chunk(2, dim=-1)
         out = self.output(F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift)
         return unpatchify(out, config.patch, *config.latent_shape[1:])

@@ -28,12 +28,12 @@ class Attention(nn.Module):
     step.
     """
 
-    def __init__(self, width: int, heads: int, head_width: int = 0) -> None:
+    def __init__(self, width: int, heads: int, head_width: int = 0, bias: bool = True) -> None:
         """`head_width` 0 is width / heads."""
         super().__init__()
         self.heads, size = heads, head_width or width // heads
-        self.qkv = nn.Linear(width, 3 * heads * size)
-        self.out = nn.Linear(heads * size, width)
+        self.qkv = nn.Linear(width, 3 * heads * size, bias)
+        self.out = nn.Linear(heads * size, width, bias)
         self.query_norm = RMSNorm(size)
         self.key_norm = RMSNorm(size)
 
@@ -63,11 +63,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linear layers with a GELU (tanh form) between."""
 
-    def __init__(self, width: int, inner: int = 0) -> None:
+    def __init__(self, width: int, inner: int = 0, bias: bool = True) -> None:
         """`inner` 0 is four times `width`."""
         super().__init__()
-        self.up = nn.Linear(width, inner or 4 * width)
-        self.down = nn.Linear(inner or 4 * width, width)
+        self.up = nn.Linear(width, inner or 4 * width, bias)
+        self.down = nn.Linear(inner or 4 * width, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.down(F.gelu(self.up(x), approximate="tanh"))
@@ -98,10 +98,13 @@ def recompute_inside(model: nn.Module) -> int:
 class Block(Recomputable):
     """A pre-norm transformer block; `head_width` and `mlp_width` as in `Attention` and `MLP`."""
 
-    def __init__(self, width: int, heads: int, head_width: int = 0, mlp_width: int = 0) -> None:
+    def __init__(
+        self, width: int, heads: int, head_width: int = 0, mlp_width: int = 0, bias: bool = True
+    ) -> None:
         super().__init__()
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.mlp = Attention(width, heads, head_width), MLP(width, mlp_width)
+        self.attention = Attention(width, heads, head_width, bias)
+        self.mlp = MLP(width, mlp_width, bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, N, width), mask (B, 1, N, N), added to the scores → (B, N, width)."""
@@ -126,5 +129,5 @@ def patchify(x: Tensor, patch: int) -> Tensor:
 
 def unpatchify(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
     """(B, H/p · W/p, C · p²) → (B, C, H, W)."""
-    grid = tokens.transpose(1, 2).reshape(len(tokens), -1, height // patch, width // patch)
+    grid = tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height // patch, width // patch)
     return F.pixel_shuffle(grid, patch)

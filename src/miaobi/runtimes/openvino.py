@@ -18,16 +18,32 @@ _PRECISION = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 @cache
-def _core() -> Any:
+def core() -> Any:
+    """OpenVINO's `Core`, which reads and compiles graphs; raises MachineError where it is not installed."""
     try:
-        return import_module("openvino").Core()
+        made = import_module("openvino").Core()
+        frontend = import_module("openvino.frontend.onnx")
     except ImportError as error:
         raise MachineError("OpenVINO is not installed; pip install 'miaobi[openvino]'.") from error
+    made.add_extension(frontend.ConversionExtension("LayerNormalization", _layer_norm))
+    return made
+
+
+def _layer_norm(node: Any) -> list[Any]:
+    """ONNX's operator, whose scale and bias may differ between the pictures of a batch: OpenVINO's own reader
+    takes them for one."""
+    ops = import_module("openvino.opset13")
+    epsilon = node.get_attribute("epsilon", 1e-5)
+    normal = ops.mvn(node.get_input(0), np.array([-1]), True, epsilon, "INSIDE_SQRT")
+    out = ops.multiply(normal, node.get_input(1))
+    if node.get_input_size() > 2:
+        out = ops.add(out, node.get_input(2))
+    return [out.output(0)]
 
 
 def runtime_name() -> str:
     """Name and version of the runtime."""
-    _core()
+    core()
     return f"openvino {import_module('openvino').__version__.split('-')[0]}"
 
 
@@ -85,7 +101,7 @@ class OpenVinoModel:
     def _read(self) -> Any:
         """The graph, anew: shaping it changes it."""
         try:
-            return _core().read_model(*self._files)
+            return core().read_model(*self._files)
         except RuntimeError as error:
             raise BundleError(f"{self._files[0]!r} cannot be loaded: {_last_line(error)}") from error
 
@@ -115,7 +131,7 @@ class OpenVinoModel:
             model = self._read()
             try:
                 model.reshape(dict(enumerate(map(list, shapes))))
-                compiled = _core().compile_model(model, "CPU", self._options)
+                compiled = core().compile_model(model, "CPU", self._options)
             except RuntimeError as error:
                 told = ", ".join(f"{name} {shape}" for name, shape in zip(self.inputs, shapes, strict=True))
                 raise BundleError(f"{self._name} does not take {told}: {_last_line(error)}") from error

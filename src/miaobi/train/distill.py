@@ -38,7 +38,7 @@ from miaobi.train.pairs import Batch as RealBatch
 from miaobi.train.pairs import Pairs, noises, to_device
 from miaobi.train.sources import Sources
 
-STUDENT = ("depth", "width", "heads")
+STUDENT = ("depth", "bias", "width", "heads")
 """What a student may have less of than its teacher."""
 JUDGED = 256
 """Held-out pictures that a judge looks at for a report."""
@@ -272,9 +272,9 @@ def student_of(
 
     Args:
         start: the teacher, or an earlier student.
-        table: `depth`, `width` and `heads` where they differ from those of `start`. With its width and heads
-            the student starts from its blocks, evenly chosen where they are fewer; otherwise no weight fits
-            and it starts from none.
+        table: `depth`, `bias`, `width` and `heads` where they differ from those of `start`. With its width
+            and heads the student starts from its blocks, evenly chosen where they are fewer, and without
+            their biases where it has none; otherwise no weight fits and it starts from none.
         name: of `start`.
 
     Raises:
@@ -287,10 +287,13 @@ def student_of(
     smaller = replace(config, **table)
     if smaller == config:
         return copy.deepcopy(start), f"starts from the weights of {name}"
-    if smaller == replace(config, depth=smaller.depth):
-        made = shallower(start, smaller.depth)
-        return made, f"starts from {smaller.depth} of the {config.depth} blocks of {name}"
     made = type(start)(smaller, start.config).to(next(start.parameters()).device)
+    if smaller == replace(config, depth=smaller.depth, bias=smaller.bias) and smaller.bias <= config.bias:
+        blocks = start if smaller.depth == config.depth else shallower(start, smaller.depth)
+        weights = blocks.state_dict()
+        made.load_state_dict({weight: weights[weight] for weight in made.state_dict()})
+        without = "" if smaller.bias == config.bias else ", without their biases"
+        return made, f"starts from {smaller.depth} of the {config.depth} blocks of {name}{without}"
     return made, f"starts from no weights: none of {smaller.width} wide with {smaller.heads} heads are there"
 
 

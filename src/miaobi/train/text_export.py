@@ -16,7 +16,7 @@ from miaobi.files import atomic_write
 from miaobi.models.text import TextModel
 from miaobi.train.text import load
 
-_OPSET, _IR = 17, 8
+_OPSET, _IR = 23, 11
 _GROUP = 64
 Array = npt.NDArray[Any]
 
@@ -104,6 +104,12 @@ class _Graph:
         """x (…, in), matrix (out, in), bias (out,) -> (…, out)."""
         return self.add("Add", self.add("MatMul", x, self.weight(matrix.T)), self.constant(bias))
 
+    def attention(self, projected: str, look: str, heads: int) -> str:
+        """Queries, keys and values side by side (B, L, 3 · width), look (B, 1, L, L) bool → (B, L, width)."""
+        parts = [f"{projected}.{part}" for part in ("query", "key", "value")]
+        self.nodes.append(helper.make_node("Split", [projected], parts, axis=-1, num_outputs=3))
+        return self.add("Attention", *parts, look, q_num_heads=heads, kv_num_heads=heads)
+
     def norm(self, x: str, gain: Array, bias: Array) -> str:
         return self.add(
             "LayerNormalization", x, self.constant(gain), self.constant(bias), axis=-1, epsilon=1e-5
@@ -118,40 +124,27 @@ def onnx_model(model: TextModel) -> ModelProto:
     x = _look_up(g, *pack(w["embedding.weight"]), width)
     length = g.add("Shape", "ids", start=1, end=2)
     x = g.add("Add", x, g.add("Slice", g.constant(w["position"]), g.number(0), length, g.number(0)))
-    seen = g.add("Cast", "mask", to=TensorProto.FLOAT)
-    # 0 where there is a token, -10,000 elsewhere, (B, 1, 1, L)
-    hidden = g.add("Mul", g.add("Sub", seen, g.constant(np.float32(1))), g.constant(np.float32(1e4)))
-    hidden4 = g.add("Unsqueeze", hidden, g.number(1, 2))
-    split = g.number(0, 0, heads, width // heads)
+    rows = g.add("Concat", g.number(1, 1), length, g.number(1), axis=0)
+    look = g.add("Expand", g.add("Unsqueeze", "mask", g.number(1, 2)), rows)  # (B, 1, L, L)
     for i in range(model.config.layers):
         at = f"blocks.{i}."
         normal = g.norm(x, w[at + "attention_norm.weight"], w[at + "attention_norm.bias"])
-        parts = []
-        for part, order in enumerate(((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3))):
-            own = slice(part * width, (part + 1) * width)
-            projected = g.linear(normal, w[at + "qkv.weight"][own], w[at + "qkv.bias"][own])
-            parts.append(g.add("Transpose", g.add("Reshape", projected, split), perm=order))
-        scores = g.add(
-            "Mul", g.add("MatMul", parts[0], parts[1]), g.constant(np.float32((width // heads) ** -0.5))
-        )
-        looked = g.add("Softmax", g.add("Add", scores, hidden4), axis=-1)
-        mixed = g.add("Transpose", g.add("MatMul", looked, parts[2]), perm=(0, 2, 1, 3))
-        joined = g.add("Reshape", mixed, g.number(0, 0, width))
-        x = g.add("Add", x, g.linear(joined, w[at + "out.weight"], w[at + "out.bias"]))
+        projected = g.linear(normal, w[at + "qkv.weight"], w[at + "qkv.bias"])
+        mixed = g.attention(projected, look, heads)
+        x = g.add("Add", x, g.linear(mixed, w[at + "out.weight"], w[at + "out.bias"]))
         normal = g.norm(x, w[at + "mlp_norm.weight"], w[at + "mlp_norm.bias"])
-        up = g.linear(normal, w[at + "up.weight"], w[at + "up.bias"])
-        x = g.add("Add", x, g.linear(_gelu(g, up), w[at + "down.weight"], w[at + "down.bias"]))
+        up = g.add("Gelu", g.linear(normal, w[at + "up.weight"], w[at + "up.bias"]))
+        x = g.add("Add", x, g.linear(up, w[at + "down.weight"], w[at + "down.bias"]))
     x = g.norm(x, w["norm.weight"], w["norm.bias"])
-    tokens = g.add("Mul", x, g.add("Unsqueeze", seen, g.number(2)), name="tokens")
-    score = g.add(
-        "Add",
-        g.add("MatMul", tokens, g.constant(w["weigh.weight"].T)),
-        g.add("Unsqueeze", hidden, g.number(2)),
-    )
+    there = g.add("Cast", g.add("Unsqueeze", "mask", g.number(2)), to=TensorProto.FLOAT)  # (B, L, 1)
+    tokens = g.add("Mul", x, there, name="tokens")
+    # -10,000 where there is no token
+    hidden = g.add("Mul", g.add("Sub", there, g.constant(np.float32(1))), g.constant(np.float32(1e4)))
+    score = g.add("Add", g.add("MatMul", tokens, g.constant(w["weigh.weight"].T)), hidden)
     share = g.add("Transpose", g.add("Softmax", score, axis=1), perm=(0, 2, 1))
     pooled = g.add("Squeeze", g.add("MatMul", share, tokens), g.number(1))
     raw = g.linear(pooled, w["project.weight"], w["project.bias"])
-    norm = g.add("ReduceL2", raw, axes=[-1], keepdims=1)
+    norm = g.add("ReduceL2", raw, g.number(-1), keepdims=1)
     g.add("Div", raw, g.add("Max", norm, g.constant(np.float32(1e-12))), name="embedding")
     integer, boolean, real = TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT
     graph = helper.make_graph(
@@ -184,11 +177,3 @@ def _look_up(g: _Graph, packed: Array, scale: Array, width: int) -> str:
     grouped = g.add("Reshape", levels, g.number(0, 0, scale.shape[1], -1))
     scaled = g.add("Mul", grouped, g.add("Unsqueeze", scales, g.number(3)))
     return g.add("Reshape", scaled, g.number(0, 0, width))
-
-
-def _gelu(g: _Graph, x: str) -> str:
-    """GELU(x) = x/2 (1 + erf(x / √2)), which runtimes fuse."""
-    erf = g.add("Erf", g.add("Div", x, g.constant(np.float32(2**0.5))))
-    return g.add(
-        "Mul", g.add("Mul", x, g.add("Add", erf, g.constant(np.float32(1)))), g.constant(np.float32(0.5))
-    )
