@@ -35,9 +35,7 @@ Storage = Literal["int8", "fp16", "fp32"]
 Generator = Diffusion | Gan | Vae | Autoregressive
 OPSET = 23
 _SMALL = 1024  # weights with fewer values stay fp32
-_FINE = (
-    40_000  # other weights than matrices with fewer values stay fp16: a decoder's last kernels show in int8
-)
+_FINE = 40_000  # weights of fewer values, but for matrices, stay fp16: a decoder's last kernels show in int8
 _BLOCK, _LEAST_BLOCK = 128, 16  # rows of a matrix in int8 that share a scale
 
 

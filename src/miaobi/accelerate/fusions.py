@@ -58,14 +58,14 @@ def _one_product(op: Any, joined: Any, **_: Any) -> Any:
 
 
 def _linears(joined: Any) -> list[tuple[Any, Array, Array]]:
-    """Input, matrix and bias of every layer whose outputs `joined` has side by side; none where some are no
-    linear layers, or of several inputs."""
+    """`_linear` of everything that `joined` has side by side; nothing where the inputs are several."""
     found = [_linear(value) for value in joined.producer().inputs]
     layers = [one for one in found if one is not None and one[0] is found[0][0]] if found[0] else []
     return layers if len(layers) == len(found) else []
 
 
 def _linear(value: Any) -> tuple[Any, Array, Array] | None:
+    """Input, matrix and bias of the linear layer that makes a value; None where it is made otherwise."""
     node = value.producer()
     bias = _constant(node.inputs[1]) if node and node.op_type == "Add" else None
     product = node if bias is None else node.inputs[0].producer()
